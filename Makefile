@@ -1,0 +1,73 @@
+# Every target sets up what it needs, from a fresh clone on: a virtual environment in .venv, the pinned packages, Intaglio itself.
+#   make            lint and test            make demo     the whole loop on a small archive, then look at demo/
+#   make bench      figures, into bench/     make docs     rewrite docs/reference from the code
+#   make golden     rewrite golden files     make fast     the quick tests alone
+# A machine with an NVIDIA GPU: make TORCH= demo   (takes the CUDA build of torch from PyPI, some gigabytes)
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+STAMP := $(VENV)/.intaglio-installed
+TORCH ?= cpu
+TORCH_VERSION := $(shell sed -n 's/^torch==//p' constraints.txt)
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+
+.DEFAULT_GOAL := all
+.PHONY: all setup lint test fast demo bench docs golden format constraints clean
+.NOTPARALLEL:
+
+all: lint test
+
+setup: $(STAMP)
+
+# Rebuilt when a pin or a dependency changes. torch first: the default index would bring gigabytes of CUDA to a machine without a GPU.
+# The indexes this machine is set up with are asked before the one of pytorch.org.
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "error: Python 3.11 or newer is needed; make PYTHON=python3.12 (after rm -rf $(VENV))" >&2; exit 2; }
+	@echo "installing into $(VENV) (a few minutes the first time)" >&2
+ifeq ($(TORCH),cpu)
+	@$(PIP) install -c constraints.txt 'torch==$(TORCH_VERSION)+cpu' 2>/dev/null \
+	  || $(PIP) install -c constraints.txt --extra-index-url $(TORCH_INDEX) 'torch==$(TORCH_VERSION)'
+endif
+	@$(PIP) install -c constraints.txt -e '.[all,dev]'
+	@touch $@
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m tools.reference --check
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+fast: $(STAMP)
+	$(BIN)/python -m pytest -m 'not slow' $(PYTEST_ARGS)
+
+demo: $(STAMP)
+	$(BIN)/intaglio --project demo demo
+
+bench: $(STAMP)
+	$(BIN)/python -m bench $(BENCH_ARGS)
+
+docs: $(STAMP)
+	$(BIN)/python -m tools.reference
+
+golden: $(STAMP)
+	INTAGLIO_GOLDEN=1 $(BIN)/python -m pytest tests/test_golden.py $(PYTEST_ARGS)
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Writes the versions of this environment down, after a deliberate upgrade.
+constraints: $(STAMP)
+	$(BIN)/python -m tools.constraints
+
+clean:
+	rm -rf $(VENV) demo dist build .pytest_cache .mypy_cache .ruff_cache

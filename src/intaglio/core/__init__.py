@@ -1,0 +1,1 @@
+"""Contracts, registry, config, errors and hashing: everything meets here, and nothing heavy is imported."""

@@ -1,0 +1,136 @@
+"""The machine a run happens on: device and why, memory, environment, measured speed."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+from intaglio.core.contracts import Machine
+from intaglio.core.errors import UserError
+from intaglio.core.i18n import t
+
+RECORDED = (
+    "intaglio",
+    "torch",
+    "numpy",
+    "pyarrow",
+    "tokenizers",
+    "safetensors",
+    "pillow",
+    "scikit-learn",
+    "c2pa-python",
+)
+
+
+def cores() -> int:
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def choose_device(asked: str | None) -> tuple[str, str]:
+    """The device and the reason, in a person's words; torch is imported only where a GPU may be there."""
+    if asked and asked != "auto":
+        if asked != "cpu":
+            _check_cuda(asked)
+        return asked, t("as asked")
+    if not any(Path(p).exists() for p in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")):
+        return "cpu", t("no GPU found")
+    if importlib.util.find_spec("torch") is None:
+        return "cpu", t("torch is not installed")
+    import torch
+
+    return ("cuda", t("a GPU is there")) if torch.cuda.is_available() else ("cpu", t("this torch has no CUDA"))
+
+
+def _check_cuda(asked: str) -> None:
+    if importlib.util.find_spec("torch") is not None:
+        import torch
+
+        if torch.device(asked).type == "cuda" and torch.cuda.is_available():
+            return
+    raise UserError(
+        t("device '{device}' is not available here", device=asked), fix=t("leave --device out, or use --device cpu")
+    )
+
+
+def memory_bytes() -> int:
+    """Physical memory of the machine in bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def environment() -> dict[str, Any]:
+    """What a result depends on besides its inputs: versions and processor class; no names of machines or people."""
+    versions = {}
+    for package in RECORDED:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "packages": versions,
+    }
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        return platform.processor()
+    return platform.processor()
+
+
+def measured(cache: Path, device: str, threads: int) -> Machine:
+    """Matmul speed, measured once a machine, torch build and thread count (about half a second), then cached."""
+    name = f"{device}/{threads}/{_processor()}/{_version('torch')}"
+    try:
+        known: dict[str, list[float]] = json.loads(cache.read_text("utf-8"))
+    except (OSError, ValueError):
+        known = {}
+    if name not in known:
+        known[name] = _measure(device, threads)
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        temp = cache.with_suffix(f".{os.getpid()}")
+        temp.write_text(json.dumps(known), "utf-8")
+        temp.replace(cache)
+    fp32, bf16 = known[name]
+    return Machine(device, threads, fp32, bf16, memory_bytes())
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _measure(device: str, threads: int) -> list[float]:
+    if importlib.util.find_spec("torch") is None:
+        return [20.0 * threads, 20.0 * threads]
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    speeds = []
+    for dtype in (torch.float32, torch.bfloat16):
+        x = torch.ones(512, 512, dtype=dtype, device=device)
+        best = float("inf")
+        for _ in range(12):
+            start = time.perf_counter()
+            y = x @ x
+            float(y[0, 0])
+            best = min(best, time.perf_counter() - start)
+        speeds.append(2 * 512**3 / best / 1e9)
+    torch.set_num_threads(before)
+    return speeds
