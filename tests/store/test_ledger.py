@@ -210,6 +210,8 @@ def test_blocked_steps_no_longer_count_and_are_made_anew(store: Store) -> None:
     assert record is not None and record.blocked and record.state == "made"
     new = made(store, "k")
     store.ledger.block_steps(["k"])
+    newest = store.ledger.by_key("k")
+    assert newest is not None and newest.id == new and store.ledger.by_key("r") is None
     assert new > old and store.ledger.made(["k"]) == {}
     assert made(store, "k") > new
 
@@ -405,6 +407,18 @@ def test_sqlite_is_set_up_to_survive_a_power_cut(local: Store) -> None:
         pragmas = {p: connection.execute(text(f"PRAGMA {p}")).scalar() for p in ("journal_mode", "synchronous")}
         busy = connection.execute(text("PRAGMA busy_timeout")).scalar_one()
     assert pragmas == {"journal_mode": "wal", "synchronous": 2} and busy >= 30_000
+
+
+def test_blobs_are_durable_before_a_row_names_them(store: Store) -> None:
+    seen: list[object] = []
+
+    def before_commit() -> None:
+        seen.append(store.ledger.made(["k"]))
+        store.blobs.sync()
+
+    store.ledger._before_commit = before_commit
+    made(store, "k")
+    assert seen == [{}] and store.ledger.made(["k"])
 
 
 @FORKS

@@ -35,14 +35,14 @@ def begin(store: Store, key: str, owner: str) -> Any:
     )
 
 
-def make(store: Store, key: str, owner: str, step_id: int) -> None:
+def make(store: Store, key: str, owner: str, step_id: int, pause: float = 0.0) -> None:
     """The work of a job: a collection and a blob; the collection is the output."""
     with CollectionWriter(store.blobs, store.scratch) as writer:
         for number in range(20):
             writer.add(Item(media="text", text=f"{key} {number}"))
         info = writer.close()
     blob = store.blobs.put_bytes(key.encode() * 1000)
-    time.sleep(0.005)
+    time.sleep(pause)
     store.ledger.finish(
         step_id,
         owner,
@@ -54,16 +54,17 @@ def make(store: Store, key: str, owner: str, step_id: int) -> None:
     )
 
 
-def jobs(root: str, url: str, count: str) -> None:
+def jobs(root: str, url: str, count: str, pause: str) -> None:
     """Do all jobs that nobody else does, until all are made."""
     owner = f"worker {os.getpid()}"
     keys = [f"job-{number:04d}" for number in range(int(count))]
     with Store.open(Path(root), url=url) as store:
+        (store.root / f"working-{os.getpid()}").touch()
         while len(store.ledger.made(keys)) < len(keys):
             for key in keys:
                 record = begin(store, key, owner)
                 if record is not None and record.state == "running":
-                    make(store, key, owner, record.id)
+                    make(store, key, owner, record.id, float(pause))
 
 
 def hold(root: str, url: str, key: str, lease: str) -> None:

@@ -156,7 +156,7 @@ def _project(folder: Path | None) -> Iterator[dict[str, str]]:
 def _sqlite(store: Path) -> dict[str, str]:
     import sqlite3
 
-    files = sorted(store.glob("*.sqlite")) or sorted(store.glob("*.db"))
+    files = sorted(store.glob("ledger.sqlite"))
     if not files:
         return _check(t("ledger"), "warning", t("no database in {folder}", folder=store))
     try:

@@ -74,7 +74,7 @@ def line(step: str, done: float, total: float, numbers: Mapping[str, Any]) -> st
     memory = [field for field in named if field.startswith("mem ")]
     fields += [field for field in named if field not in memory]
     left = time_left(done, total, float(numbers.get("seconds", 0) or 0))
-    fields += [f"eta {_text.seconds(left)}"] if left is not None else []
+    fields += [f"eta {_text.seconds(left)}"] if left else []
     return " | ".join(fields + memory)
 
 

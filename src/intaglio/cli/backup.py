@@ -34,6 +34,6 @@ def backup_command(app: App, to: Path) -> int:
 def lines(answer: Mapping[str, Any], to: Path) -> Iterator[str]:
     """How much was copied, and what could not be."""
     size = _text.size(answer["bytes"])
-    yield t("Backed up to {folder}: {count} files copied, {size}", folder=to, count=answer["copied"], size=size)
+    yield t("Backed up to {folder}. Files copied: {count}, {size}", folder=to, count=answer["copied"], size=size)
     for sha256 in [*answer["damaged"], *answer["missing"]]:
         yield t("damaged: {name}", name=sha256)

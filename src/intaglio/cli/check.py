@@ -34,9 +34,9 @@ def check_command(app: App, *, blobs: bool) -> int:
 
 def lines(answer: Mapping[str, Any], *, blobs: bool) -> Iterator[str]:
     """One sentence, or the damage."""
-    yield t("The project file is in order: {count} steps.", count=answer["steps"])
+    yield t("The project file is in order. Steps: {count}", count=answer["steps"])
     if blobs and not answer["damaged"]:
-        yield t("All {count} stored files are whole.", count=answer["blobs"])
+        yield t("Stored files, all whole: {count}", count=answer["blobs"])
     for sha256 in answer["damaged"]:
         yield t("damaged: {name}", name=sha256)
     if answer["damaged"]:

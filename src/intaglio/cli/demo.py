@@ -33,7 +33,7 @@ def lines(answer: Mapping[str, Any]) -> Iterator[str]:
     """What was made, the planted faults it found, where to look, and what to try next."""
     run, faults, verified = answer["run"], answer["faults"], answer["verified"]
     yield t(
-        "{ran} steps made, {kept} kept as they were, {failed} failed, in {time}.",
+        "Steps made: {ran}, kept as they were: {kept}, failed: {failed}. Time: {time}.",
         ran=run["ran"],
         kept=run["kept"],
         failed=run["failed"],

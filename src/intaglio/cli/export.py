@@ -20,5 +20,5 @@ def export_command(app: App, step: str, folder: Path) -> None:
     """
     with app.project() as project:
         answer = project.export(step, folder)
-    lines = [*map(str, answer["files"]), t("{count} files in {folder}", count=len(answer["files"]), folder=folder)]
+    lines = [*map(str, answer["files"]), t("Files in {folder}: {count}", count=len(answer["files"]), folder=folder)]
     app.answer(answer, lines)

@@ -58,7 +58,7 @@ def lines(answer: Mapping[str, Any], *, dry_run: bool) -> Iterator[str]:
         yield t("NOT gone: {name} still holds it.", name=name)
     if _gone(answer):
         yield t(
-            "It is gone: {steps} results were withdrawn and made again without it, {blobs} stored files were erased.",
+            "It is gone. Results withdrawn and made again without it: {steps}; stored files erased: {blobs}.",
             steps=proof["blocked_steps"],
             blobs=proof["erased_blobs"],
         )

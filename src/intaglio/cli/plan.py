@@ -49,6 +49,6 @@ def lines(answer: Mapping[str, Any], *, terminal: bool) -> Iterator[str]:
         yield t("Device: {device} ({reason})", device=answer["device"], reason=answer.get("device_reason", ""))
     if todo:
         expected = _text.seconds(sum(step.get("seconds") or 0 for step in todo))
-        yield t("{count} steps to do, about {time}. `intaglio run` does them.", count=len(todo), time=expected)
+        yield t("Steps to do: {count}, about {time}. `intaglio run` does them.", count=len(todo), time=expected)
     else:
         yield t("Nothing to do: everything is made already.")

@@ -28,7 +28,7 @@ def publish_command(app: App, step: str, *, allow_unknown: bool) -> None:
 
 def lines(answer: Mapping[str, Any], *, terminal: bool) -> Iterator[str]:
     """Where it lies, and what was left out and why."""
-    yield t("{count} pieces published in {folder}", count=answer["pieces"], folder=answer["publication"])
+    yield t("Pieces published: {count}, in {folder}", count=answer["pieces"], folder=answer["publication"])
     refused = answer["refused"]
     if refused:
         yield t("Left out ({count}):", count=len(refused))

@@ -89,7 +89,7 @@ def lines(answer: Mapping[str, Any], *, terminal: bool) -> Iterator[str]:
         terminal=terminal,
     )
     yield t(
-        "{ran} steps made, {kept} kept as they were, {failed} failed, in {time}.",
+        "Steps made: {ran}, kept as they were: {kept}, failed: {failed}. Time: {time}.",
         ran=answer["ran"],
         kept=answer["kept"],
         failed=answer["failed"],
@@ -101,9 +101,9 @@ def lines(answer: Mapping[str, Any], *, terminal: bool) -> Iterator[str]:
 
 
 def counts_text(step: Mapping[str, Any]) -> str:
-    """``312 items, 2 duplicates, 1 skipped``."""
+    """``items 312, duplicates 2, skipped 1``."""
     counts = step.get("counts") or {}
     named = [
         (t(name), value) for name, value in counts.items() if isinstance(value, int) and (value or name == "items")
     ]
-    return ", ".join(f"{value:,} {name}" for name, value in named)
+    return ", ".join(f"{name} {value:,}" for name, value in named)

@@ -32,5 +32,5 @@ def sample_command(app: App, step: str, *, count: int, seed: int, out: Path) -> 
     with app.project() as project:
         answer = project.sample(step, count=count, seed=seed, out=out)
     app.answer(
-        answer, [*map(str, answer["files"]), t("{count} files in {folder}", count=len(answer["files"]), folder=out)]
+        answer, [*map(str, answer["files"]), t("Files in {folder}: {count}", count=len(answer["files"]), folder=out)]
     )

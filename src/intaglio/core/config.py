@@ -92,23 +92,25 @@ def parse(model: type[ConfigT], values: dict[str, Any], *, where: str) -> Config
 
 def _explain(model: type[BaseModel], error: ValidationError, where: str) -> UserError:
     lines: list[str] = []
-    fix = ""
+    fix = near_miss = ""
     known = sorted(model.model_fields)
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
             lines.append(t("unknown key '{key}'. Keys here: {keys}", key=key, keys=", ".join(known)))
             near = difflib.get_close_matches(key, known, n=1)
-            if near and not fix:
-                fix = t("did you mean '{name}'?", name=near[0])
+            if near and not near_miss:
+                near_miss = t("did you mean '{name}'?", name=near[0])
         elif problem["type"] == "missing":
             lines.append(t("key '{key}' is missing", key=key))
             fix = fix or t("add {key} = ...", key=key)
+        elif problem["type"] == "value_error":  # raised by a component's own check, which says all there is to say
+            lines.append(f"key '{key}': {problem['ctx']['error']}" if key else str(problem["ctx"]["error"]))
         else:
             got = repr(problem["input"])
             got = got if len(got) <= 80 else got[:77] + "..."
             lines.append(t("key '{key}': {problem}; got {got}", key=key, problem=problem["msg"], got=got))
-    return UserError("; ".join(lines), where=where, fix=fix)
+    return UserError("; ".join(lines), where=where, fix=near_miss or fix)
 
 
 def _markers(annotation: Any, metadata: tuple[Any, ...]) -> list[Any]:

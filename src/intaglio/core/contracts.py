@@ -185,7 +185,7 @@ class Context(Protocol):
     languages: tuple[str, ...]
 
     def progress(self, done: float, total: float, **numbers: float | str) -> None:
-        """Say how far it is; ``numbers`` are shown (loss, img/s). Cheap: throttled by the runner."""
+        """Say how far it is (``total`` 0: not known); ``numbers`` are shown (loss, img/s). Cheap: throttled."""
         ...
 
     def warn(self, message: str) -> None:

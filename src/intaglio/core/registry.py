@@ -36,6 +36,8 @@ EXTRA_OF = {  # import name of an optional dependency -> (pip name, extra that b
     "opencc": ("opencc", "text"),
     "charset_normalizer": ("charset-normalizer", "text"),
     "phonenumbers": ("phonenumbers", "text"),
+    "pypinyin": ("pypinyin", "text"),
+    "jieba": ("jieba", "text"),
 }
 
 

@@ -44,7 +44,7 @@ class StepContext:
     def progress(self, done: float, total: float, **numbers: float | str) -> None:
         """See ``core.contracts.Context``."""
         now = time.monotonic()
-        if now - self._told >= PROGRESS_EVERY_S or done >= total:
+        if now - self._told >= PROGRESS_EVERY_S or 0 < total <= done:
             self._told = now
             self._say({"event": "progress", "done": done, "total": total, "numbers": numbers})
 

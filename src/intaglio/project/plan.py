@@ -166,7 +166,7 @@ def _expect(
         module = registry.load("models", node.step.spec.use)
         config = config_.parse(module.Config, with_secrets(dict(node.step.config)), where=node.step.spec.where)
         guess = module.Component(config).estimate(
-            _size(node, by_name, records), machine.measured(cache / "machine.json", device, node.threads)
+            _size(node, by_name, records, store), machine.measured(cache / "machine.json", device, node.threads)
         )
         return guess.seconds, guess.bytes
     except MissingExtra:
@@ -175,16 +175,17 @@ def _expect(
         return DEFAULT_SECONDS["models"], DEFAULT_BYTES
 
 
-def _size(node: Node, by_name: Mapping[str, Node], records: Mapping[str, StepRecord]) -> Size:
-    """What is known of the training data: counted where it was read, else the size of its files."""
+def _size(node: Node, by_name: Mapping[str, Node], records: Mapping[str, StepRecord], store: Store) -> Size:
+    """What is known of the training data: counted now or last time, else the size of its files, else nothing."""
     items: int | None = 0
-    total = 0
+    total: int | None = 0
     for name in node.needs():
-        record = records.get(by_name[name].key)
+        record = records.get(by_name[name].key) or store.ledger.last(name)
+        files = sum(print_.bytes for print_ in by_name[name].sizes.values())
         if record is not None:
             items = None if items is None else items + record.counts.get("items", 0)
-            total += int(record.metrics.get("bytes", 0) or 0)
+            total = None if total is None else total + int(record.metrics.get("bytes", 0) or 0)
         else:
             items = None
-            total += sum(print_.bytes for print_ in by_name[name].sizes.values())
-    return Size(items, total or None)
+            total = total + files if total is not None and files else None
+    return Size(items, total)

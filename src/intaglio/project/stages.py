@@ -96,7 +96,7 @@ def _data(run: Run) -> StepResult:
             if isinstance(each, Item):
                 writer.add(each)
                 counts["items"] += 1
-                run.ctx.progress(counts["items"], max(counts["items"], 1), items=counts["items"])
+                run.ctx.progress(counts["items"], 0, items=counts["items"])
                 continue
             if refuse and each.kind == "skipped":
                 raise UserError(

@@ -93,7 +93,12 @@ class Database:
         @event.listens_for(engine, "connect")
         def prepare(connection: Any, _: object) -> None:
             connection.isolation_level = None  # we say BEGIN ourselves
-            for pragma in ("synchronous = FULL", "foreign_keys = ON", "journal_size_limit = 67108864"):
+            for pragma in (
+                "synchronous = FULL",
+                "fullfsync = ON",
+                "foreign_keys = ON",
+                "journal_size_limit = 67108864",
+            ):
                 connection.execute(f"PRAGMA {pragma}")
 
         @event.listens_for(engine, "begin")
@@ -136,6 +141,12 @@ class Database:
         where = self.where
         if "disk is full" in words or "disk full" in words or "no space left" in words or "file too large" in words:
             raise disk_full(Path(where) if self.local else Path()) from context.original_exception
+        if "disk i/o error" in words:
+            raise UserError(
+                t("the disk refused a read or a write: there is no room left, or it is failing"),
+                where=where,
+                fix=t("check the disk; what was finished before is kept"),
+            ) from context.original_exception
         if "database is locked" in words or "database table is locked" in words:
             raise UserError(
                 t("another program has held the ledger for {seconds} seconds", seconds=int(BUSY_SECONDS)),

@@ -262,17 +262,26 @@ def _sweep_one(path: Path, *, is_folder: bool) -> int:
 
 def remove_folder(folder: Path) -> None:
     """Remove a folder of our own with everything in it, read-only files and folders included."""
+    unlocked = False
+    while os.path.lexists(folder):
+        try:
+            shutil.rmtree(folder)
+        except FileNotFoundError:
+            continue  # another process is removing it as well
+        except PermissionError:
+            if unlocked:
+                raise
+            unlocked = True
+            _unlock(folder)
 
-    def unlock(function: Any, path: str, _: object) -> None:
-        if not os.path.lexists(path):
-            return
-        for name in (os.path.dirname(path), path):
-            if not os.path.islink(name):
-                os.chmod(name, os.stat(name).st_mode | stat.S_IRWXU)
-        with contextlib.suppress(FileNotFoundError):
-            function(path)
 
-    shutil.rmtree(folder, onerror=unlock)
+def _unlock(folder: Path) -> None:
+    os.chmod(folder, stat.S_IRWXU)
+    for place, folders, files in os.walk(folder):  # top down: each is opened before it is entered
+        for name in (*folders, *files):
+            path = os.path.join(place, name)
+            if not os.path.islink(path):
+                os.chmod(path, stat.S_IRWXU)
 
 
 @contextlib.contextmanager

@@ -148,8 +148,11 @@ def _named(ledger: Path, blobs: Blobs) -> set[str]:
     address = f"{ledger.resolve().as_uri()}?immutable=1"
     with contextlib.closing(sqlite3.connect(address, uri=True)) as connection:
         kinds = "SELECT id, kind FROM artifacts WHERE kind IN ('collection', 'tree', 'rows', 'file')"
-        things = connection.execute(kinds).fetchall()
-        shown = connection.execute("SELECT sha256, sidecar_sha256 FROM published").fetchall()
+        try:
+            things = connection.execute(kinds).fetchall()
+            shown = connection.execute("SELECT sha256, sidecar_sha256 FROM published").fetchall()
+        except sqlite3.DatabaseError as error:  # SQLite, but no ledger of ours
+            raise UserError(t("the ledger is damaged"), where=str(ledger.parent)) from error
     named = {id_ for row in shown for id_ in row if id_}
     for id_, kind in things:
         named.add(id_)

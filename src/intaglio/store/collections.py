@@ -103,10 +103,11 @@ class CollectionWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self._table.discard()
+        try:
+            if kind is None:
+                self.close()
+        finally:
+            self._table.discard()  # nothing is left unless it was stored
 
 
 def _row(item: Item, identity: str) -> tuple[Any, ...]:
@@ -226,11 +227,12 @@ class Collection(Streamed):
         """The items that came from this origin (a path relative to the project, a URL), in order."""
         import pyarrow.compute as pc
 
-        rows: list[int] = []
-        for number, first in self._file.groups():
-            values = self._file.read(number, ["origin"]).column("origin")
-            rows += [first + row for row in pc.indices_nonzero(pc.equal(values, origin)).to_pylist()]
-        return [self._at(row) for row in rows]
+        items: list[Item] = []
+        for number, _ in self._file.groups():
+            mask = pc.equal(self._file.read(number, ["origin"]).column("origin"), origin)
+            if pc.any(mask).as_py():
+                items += _items(self._file.read(number).filter(mask))
+        return items
 
     def page(self, after: str | None = None, limit: int = 50) -> list[Item]:
         """Up to ``limit`` items that follow the item ``after`` (None: from the beginning); each id is shown once.

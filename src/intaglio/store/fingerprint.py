@@ -213,10 +213,12 @@ class _Scan:
             return f"E{error.errno}", error.errno in _RIGHTS
         quiet = _figures(before) == _figures(after) == figures
         changed_ns = after.st_ctime_ns if os.name == "posix" else after.st_mtime_ns
-        limit = self.racy_after_ns
-        if changed_ns % 1_000_000_000 == 0:
-            limit -= _RACY_COARSE_NS
-        return value, quiet and changed_ns < limit
+        return value, quiet and self.is_settled(changed_ns)
+
+    def is_settled(self, changed_ns: int) -> bool:
+        """Did the last change happen so long before the walk that a later one shows in the time?"""
+        coarse = changed_ns % 1_000_000_000 == 0
+        return changed_ns < self.racy_after_ns - (_RACY_COARSE_NS if coarse else 0)
 
     def sha256(self) -> str:
         hasher = hashlib.sha256(b"intaglio folder 1\0")

@@ -51,6 +51,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         # At most one run of a key at a time, and at most one result that counts: held by the database itself.
         "CREATE UNIQUE INDEX steps_one_running ON steps (key) WHERE state = 'running'",
         "CREATE UNIQUE INDEX steps_one_made ON steps (key) WHERE state = 'made' AND blocked = 0",
+        "CREATE INDEX steps_by_key ON steps (key, id)",
         "CREATE INDEX steps_by_name ON steps (name, id)",
         "CREATE INDEX steps_by_use ON steps (stage, use, id)",
         """CREATE TABLE artifacts (
@@ -122,8 +123,10 @@ def refuse_newer(number: int, where: str) -> None:
     """UserError if the database was written by a newer version of this program."""
     if number > NEWEST:
         raise UserError(
-            t("a newer Intaglio wrote this ledger (schema {number}; this one knows {newest})").format(
-                number=number, newest=NEWEST
+            t(
+                "a newer Intaglio wrote this ledger (schema {number}; this one knows {newest})",
+                number=number,
+                newest=NEWEST,
             ),
             where=where,
             fix="pip install --upgrade intaglio",

@@ -1,0 +1,1 @@
+"""One small component of every Intaglio stage; each file is complete in itself."""

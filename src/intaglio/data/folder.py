@@ -1,0 +1,143 @@
+"""A folder of texts, Markdown and pictures, each told by its content; captions lie in .txt files beside their pictures.
+
+A picture's caption is the text file of the same stem (``fox.jpg`` and ``fox.txt``, or ``fox.jpg.txt``). Front matter
+of a text gives its own license, author, title, source, consent and language. A text over 64 MiB is read by paragraphs
+or lines only (``unit``). Links are never followed, hidden files are left out, and whatever cannot be read is skipped
+with its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
+
+from intaglio.core.config import ProjectFolder
+from intaglio.core.contracts import Context, Item, Skip
+from intaglio.core.i18n import t
+from intaglio.data import _files
+from intaglio.data._files import Entry
+from intaglio.data._items import document_meta, picture_item, text_item
+from intaglio.data._rights import LicensedConfig, said
+from intaglio.media import Unreadable, sniff
+
+if TYPE_CHECKING:
+    from intaglio.media.text import Document
+
+
+class Config(LicensedConfig):
+    """path: the folder, inside the project. unit: a text file is one item, or each of its paragraphs or lines is."""
+
+    path: ProjectFolder
+    unit: Literal["file", "paragraph", "line"] = "file"
+
+
+class Component:
+    """Reads a folder of texts and pictures."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def read(self, ctx: Context) -> Iterator[Item | Skip]:
+        """Items in the order of sorted paths. Errors: UserError where the folder is missing or outside the project."""
+        root = _files.place(self.config.path, ctx, folder=True)
+        for entries in _files.walk(root, ctx):
+            yield from self._folder(entries, ctx)
+
+    def _folder(self, entries: list[Entry], ctx: Context) -> Iterator[Item | Skip]:
+        captions = _captions(entries)
+        taken = set(captions.values())
+        by_origin = {entry.origin: entry for entry in entries if entry.origin in taken}
+        for entry in entries:
+            if entry.origin in taken:
+                continue
+            if entry.refused:
+                yield Skip(entry.origin, entry.refused)
+                continue
+            try:
+                yield from self._file(entry, by_origin.get(captions.get(entry.origin, "")), ctx)
+            except Unreadable as reason:
+                yield Skip(entry.origin, str(reason))
+
+    def _file(self, entry: Entry, caption: Entry | None, ctx: Context) -> Iterator[Item | Skip]:
+        kind = sniff.sniff(_files.read_head(entry.path, sniff.HEAD_BYTES))
+        if kind.media == "text":
+            yield from texts(entry, self.config)
+        elif kind.media == "image":
+            yield from self._picture(entry, caption, ctx)
+        elif kind in (sniff.EMPTY, sniff.BINARY):
+            raise Unreadable(t(kind.name))
+        else:
+            raise Unreadable(t("it is {kind}, which is not read here", kind=t(kind.name)))
+
+    def _picture(self, entry: Entry, caption: Entry | None, ctx: Context) -> Iterator[Item | Skip]:
+        words, rights = "", said({}, self.config)
+        if caption is not None:
+            try:
+                document = _parse(caption)
+                words, rights = document.text.strip(), said(document.front, self.config)
+            except Unreadable as reason:
+                yield Skip(caption.origin, t("caption: {reason}", reason=reason))
+        data = _files.read_bytes(entry.path, _files.MAX_PICTURE_BYTES)
+        yield picture_item(data, ctx, name=entry.name, origin=entry.origin, rights=rights, caption=words)
+
+
+def _parse(entry: Entry) -> Document:
+    from intaglio.media import text
+
+    if entry.size_bytes > text.MAX_BYTES:
+        raise Unreadable(
+            t('a text of more than {limit} MB; read it with unit = "paragraph" or "line"', limit=text.MAX_BYTES >> 20)
+        )
+    return text.parse(_files.read_bytes(entry.path, text.MAX_BYTES))
+
+
+def texts(entry: Entry, config: Config) -> Iterator[Item | Skip]:
+    """One text file as one item, or as its paragraphs or lines. Errors: Unreadable."""
+    from intaglio.media import text
+
+    if config.unit == "file":
+        document = _parse(entry)
+        yield text_item(document.text, entry.origin, said(document.front, config), **document_meta(document))
+        return
+    if entry.size_bytes <= text.MAX_BYTES:
+        document = _parse(entry)
+        rights = said(document.front, config)
+        for number, unit in enumerate(text.cut([document.text], config.unit), 1):
+            yield text_item(unit, f"{entry.origin}#{number}", rights, **document_meta(document))
+        return
+    encoding = text.detect(_files.read_head(entry.path, _files.CHUNK_BYTES), whole=False)
+    with _files.open_regular(
+        entry.path
+    ) as file:  # too long to hold; front matter is for documents and is not looked for
+        for number, unit in enumerate(text.cut(_files.text_chunks(file, encoding), config.unit), 1):
+            yield text_item(unit, f"{entry.origin}#{number}", said({}, config))
+
+
+def _captions(entries: list[Entry]) -> dict[str, str]:
+    """Origin of each picture that has a text of its stem beside it, to that text's origin."""
+    names = {entry.origin: entry for entry in entries if not entry.refused}
+    found: dict[str, str] = {}
+    pictures: dict[str, bool] = {}
+    for entry in names.values():
+        if "." not in entry.name:
+            continue
+        for caption in (f"{entry.origin.rpartition('.')[0]}.txt", f"{entry.origin}.txt"):
+            if caption == entry.origin or caption not in names:
+                continue
+            for each in (entry.origin, caption):
+                if each not in pictures:
+                    pictures[each] = _media(names[each]) == "image"
+            if pictures[entry.origin] and not pictures[caption]:
+                found[entry.origin] = caption
+                break
+    return found
+
+
+def _media(entry: Entry) -> str:
+    try:
+        return sniff.sniff(_files.read_head(entry.path, sniff.HEAD_BYTES)).media
+    except Unreadable:
+        return ""
+
+
+TINY = {"path": ".", "license": "CC0-1.0"}

@@ -1,0 +1,1 @@
+"""Stage generate: candidates are made from models, with seeds recorded, for a critic to choose from."""

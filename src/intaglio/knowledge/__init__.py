@@ -1,0 +1,1 @@
+"""Stage knowledge: what generation can use is extracted from the archive, each fact with its source items."""

@@ -1,0 +1,247 @@
+"""The network of the variational autoencoder and what it is judged by; trained by ``models/vae.py``.
+
+Shapes:  B batch, C channels, H height, W width, Z latent dimensions, D = C*H*W. Pictures are floats in [0, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from intaglio.nn import likelihoods, vision
+
+SMALLEST_SIGMA = 1.0 / 128  # a perfect reconstruction would else ask for an infinite density
+_LOGVAR = (-14.0, 6.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """What the network looks like; kept in ``config.json`` of a checkpoint.
+
+    net: ``conv`` or ``mlp``. width: channels of the finest convolutional level, or the hidden units of the perceptron.
+    blocks: residual blocks a level (conv). likelihood: ``gaussian``, ``bernoulli`` or ``logistic``.
+    """
+
+    net: str
+    size_px: int
+    channels: int
+    width: int
+    latents: int
+    blocks: int
+    likelihood: str
+
+    @property
+    def pixels(self) -> tuple[int, int, int]:
+        return self.channels, self.size_px, self.size_px
+
+    @property
+    def dimensions(self) -> int:
+        return self.channels * self.size_px**2
+
+
+class Autoencoder(nn.Module):
+    """q(z|x), a Gaussian with its own mean and log-variance for each picture, and p(x|z).
+
+    The decoder learns what differs from the mean picture of the training set.
+    """
+
+    mean_CHW: Tensor
+    spread: Tensor
+    variance: Tensor
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.shape = shape
+        own = {"size_px": shape.size_px, "width": shape.width, "latents": shape.latents, "blocks": shape.blocks}
+        if shape.net == "conv":
+            self.encoder: nn.Module = vision.ConvEncoder(channels=shape.channels, **own)
+            self.decoder: nn.Module = vision.ConvDecoder(outputs=shape.channels, **own)
+        else:
+            self.encoder = vision.MlpEncoder(pixels=shape.dimensions, hidden=shape.width, latents=shape.latents)
+            self.decoder = vision.MlpDecoder(shape=shape.pixels, hidden=shape.width, latents=shape.latents)
+        self.register_buffer("mean_CHW", torch.full(shape.pixels, 0.5))
+        self.register_buffer("spread", torch.tensor(0.25))
+        self.register_buffer("variance", torch.tensor(0.05))
+        if shape.likelihood == "logistic":
+            self.log_scale = nn.Parameter(torch.full((shape.channels, 1, 1), -2.5))
+
+    def start_from(self, mean_CHW: Tensor, spread: float) -> None:
+        """Take in the mean picture and the standard deviation around it, both of the training pictures."""
+        self.mean_CHW.copy_(mean_CHW)
+        self.spread.fill_(max(spread, 1e-3))
+        self.variance.fill_(max(spread, SMALLEST_SIGMA) ** 2)
+
+    def encode(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of the posterior, each (B, Z), float32."""
+        centred = ((x_BCHW - self.mean_CHW) / self.spread).contiguous(memory_format=torch.channels_last)
+        mean, logvar = self.encoder(centred).float().chunk(2, 1)
+        return mean, logvar.clamp(*_LOGVAR)
+
+    def decode(self, z_BZ: Tensor) -> Tensor:
+        """What the likelihood takes as its mean, (B, C, H, W), float32: logits for ``bernoulli``, else pixels."""
+        outcome = self.decoder(z_BZ).float()
+        if self.shape.likelihood == "bernoulli":
+            return outcome + torch.logit(self.mean_CHW, eps=1e-3)
+        return outcome * self.spread + self.mean_CHW
+
+    def picture(self, z_BZ: Tensor) -> Tensor:
+        """The expected picture, (B, C, H, W), in [0, 1]."""
+        outcome = self.decode(z_BZ)
+        return torch.sigmoid(outcome) if self.shape.likelihood == "bernoulli" else outcome.clamp(0.0, 1.0)
+
+    def nats(
+        self, outcome_BCHW: Tensor, x_BCHW: Tensor, *, levels: bool = False, variance: Tensor | None = None
+    ) -> Tensor:
+        """-log p(x|z) of each picture, (B,). levels: of the bytes themselves, a probability, where there is one."""
+        outcome, x = outcome_BCHW.flatten(1), x_BCHW.flatten(1)
+        if self.shape.likelihood == "bernoulli":
+            return likelihoods.bernoulli_nats(outcome, x)
+        if self.shape.likelihood == "logistic":
+            scale = self.log_scale.clamp(-7.0, 2.0).expand(self.shape.pixels).flatten()
+            return likelihoods.logistic_levels_nats(outcome, x, scale)
+        score = likelihoods.gaussian_levels_nats if levels else likelihoods.gaussian_nats
+        return score(outcome, x, self.variance if variance is None else variance)
+
+
+def sampled(mean_BZ: Tensor, logvar_BZ: Tensor, generator: torch.Generator) -> Tensor:
+    """z = mean + exp(logvar / 2) * noise: a draw that gradients pass through (Kingma and Welling, 2.4)."""
+    noise = torch.randn(mean_BZ.shape, generator=generator, device=mean_BZ.device)
+    return mean_BZ + torch.exp(0.5 * logvar_BZ) * noise
+
+
+def objective(
+    model: Autoencoder, x_BCHW: Tensor, generator: torch.Generator, *, beta: float, free_bits: float
+) -> Tensor:
+    """Negative ELBO in nats a dimension, mean over the batch, to be gone down.
+
+    With the Gaussian likelihood the variance is the one that fits the batch best, in closed form (Rybkin et al.,
+    eq. 4); the model keeps its running mean.
+    """
+    mean, logvar = model.encode(x_BCHW)
+    outcome = model.decode(sampled(mean, logvar, generator))
+    variance = None
+    if model.shape.likelihood == "gaussian":
+        with torch.no_grad():
+            variance = (outcome - x_BCHW).square().mean().clamp(min=SMALLEST_SIGMA**2)
+            model.variance.lerp_(variance, 0.05)
+    rebuilt = model.nats(outcome, x_BCHW, variance=variance)
+    kl = likelihoods.with_free_bits(likelihoods.kl_nats(mean, logvar), free_bits)
+    return (rebuilt + beta * kl).mean() / model.shape.dimensions
+
+
+def batches(pixels: np.ndarray[Any, Any], *, size: int, device: torch.device) -> Iterator[Tensor]:
+    """All pictures in order, as floats in [0, 1], (B, C, H, W)."""
+    for start in range(0, len(pixels), size):
+        yield floats(pixels[start : start + size], device)
+
+
+def floats(pixels_BCHW: np.ndarray[Any, Any] | Tensor, device: torch.device) -> Tensor:
+    """Bytes as floats in [0, 1] on ``device``."""
+    whole = torch.from_numpy(np.array(pixels_BCHW)) if isinstance(pixels_BCHW, np.ndarray) else pixels_BCHW
+    return whole.to(device).float().div_(255.0)
+
+
+@torch.no_grad()
+def calibrate(model: Autoencoder, pixels: np.ndarray[Any, Any], generator: torch.Generator) -> None:
+    """Set the Gaussian's one variance to what fits these pictures best; held-out ones, so that it is not too sure."""
+    if model.shape.likelihood != "gaussian":
+        return
+    device, total = model.variance.device, 0.0
+    for x in batches(pixels, size=64, device=device):
+        total += float((model.decode(sampled(*model.encode(x), generator)) - x).square().mean((1, 2, 3)).sum())
+    model.variance.fill_(max(total / len(pixels), SMALLEST_SIGMA**2))
+
+
+@torch.no_grad()
+def judge(model: Autoencoder, pixels: np.ndarray[Any, Any], generator: torch.Generator) -> float:
+    """Negative ELBO of these pictures in nats a dimension, one sample each, the Gaussian's variance fitted to them."""
+    device, count = model.variance.device, len(pixels)
+    squares = kl = rest = 0.0
+    for x in batches(pixels, size=128, device=device):
+        mean, logvar = model.encode(x)
+        outcome = model.decode(sampled(mean, logvar, generator))
+        kl += float(likelihoods.kl_nats(mean, logvar).sum())
+        if model.shape.likelihood == "gaussian":
+            squares += float((outcome - x).square().sum())
+        else:
+            rest += float(model.nats(outcome, x).sum())
+    if model.shape.likelihood == "gaussian":
+        variance = max(squares / count / model.shape.dimensions, SMALLEST_SIGMA**2)
+        rest = 0.5 * (squares / variance + count * model.shape.dimensions * float(np.log(2 * np.pi * variance)))
+    return (rest + kl) / count / model.shape.dimensions
+
+
+@torch.no_grad()
+def figures(
+    model: Autoencoder, pixels: np.ndarray[Any, Any], generator: torch.Generator, *, samples: int, bounded: int
+) -> dict[str, float]:
+    """What a set of pictures says of the model, in float32: ELBO, its parts, the tighter bound, reconstruction error.
+
+    Args:
+        samples: draws of z a picture for the importance-weighted bound. bounded: how many pictures it is taken on.
+    Returns:
+        elbo_nats (a picture, more is better), bits_per_dim (less is better), kl_nats, bound_nats and bound_bits_per_dim
+        (importance weighted), reconstruction_mse (from the posterior mean, [0, 1] units).
+    """
+    device, dimensions = model.variance.device, model.shape.dimensions
+    sums = dict.fromkeys(("rebuilt", "kl", "squares", "bound"), 0.0)
+    seen = 0
+    for x in batches(pixels, size=64, device=device):
+        mean, logvar = model.encode(x)
+        sums["rebuilt"] += float(model.nats(model.decode(sampled(mean, logvar, generator)), x, levels=True).sum())
+        sums["kl"] += float(likelihoods.kl_nats(mean, logvar).sum())
+        sums["squares"] += float((model.picture(mean) - x).square().mean((1, 2, 3)).sum())
+        if seen < bounded:
+            few = min(len(x), bounded - seen)
+            weights = [_log_weight(model, x[:few], mean[:few], logvar[:few], generator) for _ in range(samples)]
+            sums["bound"] += float(likelihoods.importance_bound_nats(torch.stack(weights)).sum())
+            seen += few
+    count = len(pixels)
+    negative = (sums["rebuilt"] + sums["kl"]) / count
+    bound = sums["bound"] / max(1, seen)
+    return {
+        "elbo_nats": -negative,
+        "bits_per_dim": likelihoods.bits_per_dimension(negative, dimensions),
+        "kl_nats": sums["kl"] / count,
+        "bound_nats": -bound,
+        "bound_bits_per_dim": likelihoods.bits_per_dimension(bound, dimensions),
+        "reconstruction_mse": sums["squares"] / count,
+    }
+
+
+def _log_weight(model: Autoencoder, x: Tensor, mean: Tensor, logvar: Tensor, generator: torch.Generator) -> Tensor:
+    z = sampled(mean, logvar, generator)
+    away = (z - mean).square() * torch.exp(-logvar)
+    ratio = 0.5 * (away + logvar - z.square()).sum(1)  # log p(z) - log q(z|x); the constants cancel
+    return ratio - model.nats(model.decode(z), x, levels=True)
+
+
+@torch.no_grad()
+def baseline(model: Autoencoder, train_mean_CHW: Tensor, pixels: np.ndarray[Any, Any]) -> dict[str, float]:
+    """The same figures for the mean picture of the training set, whatever the picture: what a model must beat."""
+    device = model.variance.device
+    mean = train_mean_CHW.to(device)
+    squares = sum(float((x - mean).square().mean((1, 2, 3)).sum()) for x in batches(pixels, size=256, device=device))
+    mse = squares / len(pixels)
+    nats = 0.0
+    variance = torch.tensor(max(mse, SMALLEST_SIGMA**2), device=device)
+    for x in batches(pixels, size=256, device=device):
+        same = mean.expand_as(x).flatten(1)
+        if model.shape.likelihood == "bernoulli":
+            nats += float(likelihoods.bernoulli_nats(torch.logit(same, eps=1e-3), x.flatten(1)).sum())
+        else:
+            nats += float(likelihoods.gaussian_levels_nats(same, x.flatten(1), variance).sum())
+    bits = likelihoods.bits_per_dimension(nats / len(pixels), model.shape.dimensions)
+    return {"baseline_mse": mse, "baseline_bits_per_dim": bits}
+
+
+@torch.no_grad()
+def posterior_means(model: Autoencoder, pixels: np.ndarray[Any, Any]) -> Tensor:
+    """The posterior mean of each picture, (N, Z), float32 on the CPU."""
+    device = model.variance.device
+    return torch.cat([model.encode(x)[0].cpu() for x in batches(pixels, size=128, device=device)])

@@ -1,0 +1,189 @@
+"""A trained autoencoder that draws: prints from seeds, reconstructions, codes, and walks between pictures.
+
+Prints are computed one at a time in float32, so that none depends on what is drawn beside it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from intaglio.core.contracts import Context, Item
+from intaglio.core.errors import UserError
+from intaglio.core.i18n import t
+from intaglio.media import Unreadable
+from intaglio.media import image as images
+from intaglio.models import _autoencoder as ae
+from intaglio.models._density import Mixture
+from intaglio.models._pictures import Form, decoded
+from intaglio.nn.checkpoint import load_tensors, write_atomic
+from intaglio.nn.device import machine
+
+FILES = ("model.safetensors", "config.json")
+
+
+def read_checkpoint(folder: Path, device: str) -> tuple[ae.Autoencoder, Mixture, dict[str, Any]]:
+    """Network, density of codes, and ``config.json``. Errors: UserError where the folder holds no vae checkpoint."""
+    try:
+        facts = json.loads((folder / "config.json").read_text("utf-8"))
+        tensors, _ = load_tensors(folder / "model.safetensors", device=device)
+        shape = ae.Shape(**facts["shape"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        what = t("this folder holds no vae checkpoint ({error})", error=str(error)[:200])
+        raise UserError(what, where=folder.name, fix=t("train it again: intaglio run")) from error
+    model = ae.Autoencoder(shape)
+    model.load_state_dict({name: value for name, value in tensors.items() if not name.startswith("prior.")})
+    prior = Mixture.of({name: value.cpu() for name, value in tensors.items() if name.startswith("prior.")})
+    return model.to(device).eval(), prior, facts
+
+
+class Prints:
+    """A ``contracts.PictureModel``; besides: ``interpolate``, ``direction`` and ``moved`` for walks among the codes."""
+
+    makes = "image"
+
+    def __init__(self, model: ae.Autoencoder, prior: Mixture, facts: Mapping[str, Any], *, threads: int) -> None:
+        self.model, self.prior, self.facts, self.threads = model, prior, facts, threads
+        self.device = str(model.variance.device)
+        self.form = Form(**facts["form"])
+        self.factor = max(1, int(facts["publish_px"]) // self.form.size_px)
+
+    def code(self, seed: int) -> Tensor:
+        """The code (Z,) that ``seed`` stands for."""
+        generator = torch.Generator().manual_seed(seed)
+        return self.prior.draw(generator, temperature=float(self.facts["temperature"]))
+
+    def sample(self, seeds: Sequence[int], ctx: Context) -> Iterator[Item]:
+        """One print a seed: PNG, its side ``size_px`` times a whole number."""
+        for seed in seeds:
+            yield self._item(self.code(seed), f"print-{seed}.png", {"seed": seed}, ctx)
+
+    def reconstruct(self, items: Iterable[Item], ctx: Context) -> Iterator[tuple[Item, bytes, float]]:
+        """Item, reconstruction as PNG at ``size_px``, and mean squared error in [0, 1] units at that size.
+
+        Errors: UserError for an item that is no readable picture.
+        """
+        for item, x_1CHW, mean_Z in self._encoded(items, ctx):
+            rebuilt = self._decode(mean_Z)
+            with machine(device=self.device, threads=self.threads):
+                error = float((rebuilt - x_1CHW[0]).square().mean())
+            yield item, images.dump(_picture(rebuilt)), error
+
+    def encode(self, items: Iterable[Item], ctx: Context) -> Iterator[Sequence[float]]:
+        """The posterior mean of each picture, ``latents`` numbers; small distances mean alike pictures."""
+        for _, _, mean_Z in self._encoded(items, ctx):
+            yield mean_Z.tolist()
+
+    def interpolate(self, first: Item, last: Item, count: int, ctx: Context) -> Iterator[Item]:
+        """``count`` pictures on the way from one picture to another, ends included (their reconstructions)."""
+        if count < 2:
+            raise ValueError(f"count must be at least 2. Received: count={count}")
+        (_, _, start_Z), (_, _, end_Z) = self._encoded([first, last], ctx)
+        for number in range(count):
+            share = number / (count - 1)
+            facts = {"between": [first.id, last.id], "share": round(share, 6)}
+            yield self._item(torch.lerp(start_Z, end_Z, share), f"between-{number}.png", facts, ctx)
+
+    def direction(self, having: Iterable[Item], lacking: Iterable[Item], ctx: Context) -> list[float]:
+        """The way in code space from pictures that lack something to pictures that have it: the mean difference.
+
+        Errors: UserError where one of the two is empty.
+        """
+        sides = [[mean_Z for _, _, mean_Z in self._encoded(items, ctx)] for items in (having, lacking)]
+        if not all(sides):
+            raise UserError(t("a direction needs pictures on both sides"))
+        return (torch.stack(sides[0]).mean(0) - torch.stack(sides[1]).mean(0)).tolist()
+
+    def moved(self, item: Item, direction: Sequence[float], amounts: Sequence[float], ctx: Context) -> Iterator[Item]:
+        """The picture moved along a direction by each amount; 1 is the whole mean difference."""
+        ((_, _, mean_Z),) = self._encoded([item], ctx)
+        for amount in amounts:
+            code_Z = mean_Z + amount * torch.tensor(list(direction))
+            yield self._item(code_Z, f"moved-{amount:g}.png", {"moved": item.id, "amount": amount}, ctx)
+
+    def contact_sheet(self, seeds: Sequence[int], *, columns: int = 8) -> bytes:
+        """PNG of the prints of these seeds side by side, not enlarged."""
+        return images.dump(images.grid([_picture(self._decode(self.code(seed))) for seed in seeds], columns=columns))
+
+    def _item(self, code_Z: Tensor, name: str, facts: Mapping[str, Any], ctx: Context) -> Item:
+        picture = _picture(self._decode(code_Z))
+        side = picture.width * self.factor
+        if self.factor > 1:
+            picture = picture.resize((side, side), Image.Resampling.LANCZOS)
+        file = ctx.put(images.dump(picture), name=name, mime="image/png")
+        meta = {"width_px": side, "height_px": side, "native_px": self.form.size_px, "prior": self.facts["prior"]}
+        return Item(media="image", files=(file,), meta={**meta, "temperature": self.facts["temperature"], **facts})
+
+    @torch.no_grad()
+    def _decode(self, code_Z: Tensor) -> Tensor:
+        with machine(device=self.device, threads=self.threads):
+            return self.model.picture(code_Z[None].to(self.device))[0].cpu()
+
+    def _encoded(self, items: Iterable[Item], ctx: Context) -> Iterator[tuple[Item, Tensor, Tensor]]:
+        for item, pixels_HWC in decoded(items, self.form, ctx):
+            if isinstance(pixels_HWC, Unreadable):
+                raise UserError(
+                    t("this is no picture that can be read: {reason}", reason=pixels_HWC), where=item.origin
+                )
+            with machine(device=self.device, threads=self.threads) as device, torch.no_grad():
+                x_1CHW = ae.floats(pixels_HWC.transpose(2, 0, 1)[None], device)
+                mean_Z = self.model.encode(x_1CHW)[0][0].cpu()
+            yield item, x_1CHW.cpu(), mean_Z
+
+
+def _picture(x_CHW: Tensor) -> Image.Image:
+    return images.from_array(x_CHW.clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy())
+
+
+@torch.no_grad()
+def sheet(model: ae.Autoencoder, pixels: np.ndarray[Any, Any], prior: Mixture | None, *, seed: int) -> bytes:
+    """PNG: rows of eight originals, each above the row of their reconstructions; then draws from ``prior`` if given."""
+    device = model.variance.device
+    tiles: list[Image.Image] = []
+    white = Image.new("RGB", (model.shape.size_px,) * 2, (255, 255, 255))
+    for start in range(0, len(pixels), 8):
+        x = ae.floats(pixels[start : start + 8], device)
+        for row in (x, model.picture(model.encode(x)[0])):
+            tiles += [_picture(each) for each in row.cpu()] + [white] * (8 - len(row))
+    if prior is not None:
+        generator = torch.Generator().manual_seed(seed)
+        codes = torch.stack([prior.draw(generator, temperature=0.9) for _ in range(16)])
+        tiles += [white] * 8 + [_picture(each) for each in model.picture(codes.to(device)).cpu()]
+    return images.dump(images.grid(tiles, columns=8))
+
+
+README = """# A variational autoencoder made by Intaglio
+
+`model.safetensors` holds all tensors in float32; `config.json` says the shape.
+
+- `encoder.*`: pictures (B, C, H, W) in [0, 1], less `mean_CHW`, divided by `spread`, to 2 * latents numbers: first the
+  means of the posterior, then its log-variances.
+- `decoder.*`: codes (B, latents) to (B, C, H, W); times `spread`, plus `mean_CHW`, cut to [0, 1]
+  (`bernoulli`: plus logit of `mean_CHW`, then a sigmoid).
+- `variance`: of the Gaussian likelihood. `log_scale`: of the logistic one.
+- `prior.weights` (K), `prior.means` (K, Z), `prior.factors` (K, Z, Z, lower Cholesky): what codes are drawn from.
+
+The layers are those of `intaglio/nn/vision.py` ({net}); PyTorch's `nn.Sequential` names them by number. No other
+library has this network: pythae loads pickled weights, and diffusers' `AutoencoderKL` keeps a map of codes
+where this one keeps a vector. The weights inherit the licence of the pictures they learned from.
+
+{figures}
+"""
+
+
+def export_folder(folder: Path, to: Path) -> list[Path]:
+    """Copy the checkpoint with a page that says how to read it; returns the files."""
+    _, _, facts = read_checkpoint(folder, "cpu")
+    to.mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        write_atomic(to / name, (folder / name).read_bytes())
+    figures = "\n".join(f"- {name}: {value}" for name, value in sorted(facts["metrics"].items()))
+    write_atomic(to / "README.md", README.format(net=facts["shape"]["net"], figures=figures).encode())
+    return [to / name for name in (*FILES, "README.md")]

@@ -1,0 +1,343 @@
+"""Variational autoencoder: learns pictures as a Gaussian code, draws new ones, and shows what it could rebuild.
+
+Paper:   Kingma and Welling (2014), "Auto-Encoding Variational Bayes", arXiv:1312.6114, eq. 10 and appendices B, C;
+         Rybkin et al. (2021), arXiv:2006.13202 (the Gaussian's variance in closed form); Ghosh et al. (2020),
+         arXiv:1903.12436 (drawing from a density fitted afterwards).
+Code:    written from the papers; differs in: the decoder adds to the mean picture; weights are averaged for sampling.
+Licence: ours. Weights inherit the licence of the pictures they learned from.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from intaglio.core.config import Names, Role, StepConfig
+from intaglio.core.contracts import Context, Dataset, Estimate, Machine, Size
+from intaglio.core.errors import UserError
+from intaglio.core.i18n import t
+from intaglio.models import _autoencoder as ae
+from intaglio.models import _density
+from intaglio.models._pictures import Form, Shard, choose_side, gather, probe
+from intaglio.models._prints import Prints, export_folder, read_checkpoint, sheet
+from intaglio.nn.checkpoint import save_tensors, write_atomic
+from intaglio.nn.device import autocast, fast_dtype, machine
+from intaglio.nn.likelihoods import active_units
+from intaglio.nn.loop import Plan, train
+from intaglio.nn.optim import adamw
+from intaglio.nn.order import derive, rows
+
+
+class Config(StepConfig):
+    """Keys of ``[models.x]`` with ``use = "vae"``; all but ``data`` have defaults that follow from size and data.
+
+    data:        the pictures. size: ``tiny`` (a minute or two on 2 cores), ``small`` (a quarter of an hour), ``base``.
+    net:         ``conv``, or ``mlp`` for one hidden layer. size_px: side of the pictures it works on, a multiple of 4.
+    width:       channels at the finest level, or hidden units of the ``mlp``. latents: numbers a picture becomes.
+    likelihood:  ``gaussian`` (its variance learned), ``bernoulli`` (black and white), ``logistic`` (of byte values),
+                 or ``auto``: bernoulli for grey pictures that are nearly all black or white, else gaussian.
+    beta:        weight of the KL term; 1 is the ELBO. free_bits: nats below which a latent's KL is not pushed down.
+    flip:        also learn from mirrored pictures; right for faces and fruit, wrong for letters and flags.
+    fit:         ``cover`` cuts the middle square, ``contain`` keeps all. background: behind what is transparent.
+    images:      how many pictures it sees in all, repeats counted. batch: pictures a step. learning_rate: the peak.
+    prior:       draw from a ``mixture`` of Gaussians fitted to the codes (Ghosh et al.), or the ``normal`` prior.
+    temperature: how far draws stray from the mixture's centres; 1 is the fitted spread, less is safer and more alike.
+    publish_px:  prints are enlarged by a whole factor to at most this side; 0 keeps ``size_px``.
+    """
+
+    data: Annotated[Names, Role(stages=("data", "optimize"), media=("image",))]
+    size: Literal["tiny", "small", "base"] = "small"
+    net: Literal["conv", "mlp"] = "conv"
+    size_px: int | None = Field(default=None, ge=8, le=512, multiple_of=4)
+    width: int | None = Field(default=None, ge=8, le=4096)
+    latents: int | None = Field(default=None, ge=1, le=1024)
+    likelihood: Literal["auto", "gaussian", "bernoulli", "logistic"] = "auto"
+    beta: float = Field(default=1.0, ge=0.0, le=1000.0)
+    free_bits: float = Field(default=0.0, ge=0.0, le=10.0)
+    flip: bool = False
+    fit: Literal["cover", "contain"] = "cover"
+    background: Literal["white", "black"] = "white"
+    images: int | None = Field(default=None, ge=1)
+    batch: int | None = Field(default=None, ge=1, le=65536)
+    learning_rate: float | None = Field(default=None, gt=0.0, le=1.0)
+    prior: Literal["mixture", "normal"] = "mixture"
+    temperature: float = Field(default=0.9, ge=0.0, le=2.0)
+    publish_px: int = Field(default=256, ge=0, le=4096)
+
+
+TINY: dict[str, Any] = {"data": "pictures", "size": "tiny", "size_px": 16, "width": 16, "images": 1_200, "batch": 32}
+
+
+@dataclass(frozen=True)
+class Dial:
+    """What ``size`` stands for: largest side, channels, hidden units (mlp), latents, blocks a level, pictures seen."""
+
+    largest_px: int
+    width: int
+    hidden: int
+    latents: int
+    blocks: int
+    images: int
+
+
+DIALS = {
+    "tiny": Dial(64, 64, 512, 32, 1, 48_000),
+    "small": Dial(64, 96, 1024, 64, 2, 240_000),
+    "base": Dial(128, 128, 2048, 128, 2, 3_000_000),
+}
+FEW = 500  # pictures; below it the code is kept short, so that the density between the codes can be told
+LOOKED_AT = 512  # held-out pictures each evaluation during training takes in; the last figures take all, up to ALL
+ALL = 4_096
+SHOWN = 16
+COPIES = 2_000  # no picture is shown more often than this
+
+
+class Component:
+    """The model stage ``vae``."""
+
+    takes = ("image",)
+    makes = "image"
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    # ------------------------------------------------------------------------------------------------------- planning
+    def estimate(self, size: Size, machine: Machine) -> Estimate:
+        """Seconds and bytes for the side the dial allows; the pictures' own size may make it less."""
+        dial, config = DIALS[self.config.size], self.config
+        side = config.size_px or dial.largest_px
+        items = size.items if size.items is not None else 1000
+        shape = self._shape(side, 3, items, "gaussian")
+        images = self._images(items)
+        work, weights = _work_per_picture(shape)
+        rate = 1e9 * max(machine.gflops * 0.7, machine.bf16_gflops * 0.55)
+        seconds = 6.0 + images * work / rate + 0.002 * items / max(1, machine.threads)
+        activations = self._batch(items) * side * side * max(shape.width, 32) * 6
+        cached = min(items * shape.dimensions, 2**30)
+        return Estimate(seconds, 500_000_000 + weights * 32 + activations + cached)
+
+    def _images(self, items: int) -> int:
+        return self.config.images or min(DIALS[self.config.size].images, max(1, items) * COPIES)
+
+    def _batch(self, items: int) -> int:
+        return self.config.batch or (64 if items >= 32 else 16)
+
+    def _shape(self, side: int, channels: int, items: int, likelihood: str) -> ae.Shape:
+        dial, config = DIALS[self.config.size], self.config
+        width = config.width or (dial.width if config.net == "conv" else dial.hidden)
+        latents = config.latents or (min(16, dial.latents) if items < FEW else dial.latents)
+        return ae.Shape(
+            net=config.net,
+            size_px=side,
+            channels=channels,
+            width=width,
+            latents=latents,
+            blocks=dial.blocks,
+            likelihood=likelihood,
+        )
+
+    # ------------------------------------------------------------------------------------------------------- training
+    def fit(self, data: Dataset, ctx: Context) -> Mapping[str, Any]:
+        """Train on the pictures of ``data``; see ``contracts.Model.fit``.
+
+        Errors: UserError where there is no picture to learn from.
+        """
+        pictures = data.of("image")
+        if not len(pictures):
+            raise UserError(
+                t("a vae learns from pictures, and the named steps hold none"),
+                where=f"[models.{ctx.step}]",
+                fix=t("name a data step with pictures in 'data'"),
+            )
+        config, dial = self.config, DIALS[self.config.size]
+        with machine(device=ctx.device, threads=ctx.threads) as device:
+            median_px, grey = probe(pictures, ctx)
+            side = config.size_px or choose_side(median_px, dial.largest_px)
+            form = Form(size_px=side, channels=1 if grey else 3, fit=config.fit, background=config.background)
+            shard = gather(pictures, form, ctx)
+            self._warn_of_few(shard, ctx)
+            return self._fit(shard, ctx, device)
+
+    def _warn_of_few(self, shard: Shard, ctx: Context) -> None:
+        if shard.train < 64:
+            text = t("only {count} pictures to learn from: prints will be close to them or unclear", count=shard.train)
+            hint = "" if self.config.flip else t("; flip = true doubles them where a mirrored picture is right too")
+            ctx.warn(text + hint)
+        if not shard.heldout:
+            ctx.warn(t("no picture is held out: figures are of the training pictures, and the last weights are kept"))
+        if shard.train > 1 and (shard.pixels[: min(shard.train, 256)] == shard.pixels[0]).all():
+            ctx.warn(t("the pictures are all the same"))
+
+    def _fit(self, shard: Shard, ctx: Context, device: torch.device) -> dict[str, Any]:
+        config, seed = self.config, ctx.seed
+        mean_CHW, spread = _moments(shard.pixels[: shard.train])
+        likelihood = config.likelihood if config.likelihood != "auto" else _likelihood(shard)
+        shape = self._shape(shard.form.size_px, shard.form.channels, shard.train, likelihood)
+        torch.manual_seed(derive(seed, "init"))
+        model = ae.Autoencoder(shape)
+        model.start_from(mean_CHW, spread)
+        model.to(device)
+        batch = self._batch(shard.train)
+        plan = Plan(
+            steps=max(2, self._images(shard.train) // batch),
+            seed=seed,
+            per_step=batch,
+            unit="img/s",
+            ema=0.99,
+            cooldown=0.6,
+        )
+        session = Session(model, shard, config, ctx, batch)
+        found = train(
+            model,
+            session.loss,
+            optimizers=[adamw(model.parameters(), lr=config.learning_rate or 2e-3, betas=(0.9, 0.99))],
+            plan=plan,
+            work=ctx.work,
+            report=ctx,
+            evaluate=session.evaluate if shard.heldout else None,
+            preview=session.preview,
+            identity={"shape": asdict(shape), "flip": config.flip, "beta": config.beta, "free_bits": config.free_bits},
+            say=t,
+        )
+        metrics = session.close()
+        metrics |= {"steps": found.steps, "best_step": found.best_step, "train_seconds": round(found.seconds, 1)}
+        metrics |= {"images_per_second": round(found.steps * batch / max(found.seconds, 1e-9), 1), "curve": found.curve}
+        write_atomic(ctx.out / "curve.csv", found.csv())
+        return metrics
+
+    # --------------------------------------------------------------------------------------------- after the training
+    def load(self, folder: Path, *, device: str, threads: int) -> Prints:
+        """The checkpoint, ready to draw, with the ``temperature``, ``prior`` and ``publish_px`` it was trained with."""
+        return Prints(*read_checkpoint(folder, device), threads=threads)
+
+    def export(self, folder: Path, to: Path) -> list[Path]:
+        """safetensors, ``config.json`` and a ``README.md`` that says how to read them.
+
+        No other library has this network: diffusers' AutoencoderKL keeps a map of codes, pythae loads pickles.
+        """
+        return export_folder(folder, to)
+
+
+class Session:
+    """What the training loop calls: the loss of a step, the held-out loss, and pictures to look at."""
+
+    def __init__(self, model: ae.Autoencoder, shard: Shard, config: Config, ctx: Context, batch: int) -> None:
+        self.model, self.shard, self.config, self.ctx, self.batch = model, shard, config, ctx, batch
+        self.device = model.variance.device
+        self.dtype = fast_dtype(str(self.device))
+        train_pixels = shard.pixels[: shard.train]
+        in_memory = train_pixels.nbytes <= 2**30
+        self.pixels: Tensor | np.ndarray[Any, Any] = (
+            torch.from_numpy(np.array(train_pixels)) if in_memory else train_pixels
+        )
+        self.heldout = shard.pixels[shard.train :]
+        self.looked_at = np.array(self.heldout[:: max(1, len(self.heldout) // LOOKED_AT)][:LOOKED_AT])
+        self.shown = np.array((self.heldout if shard.heldout else train_pixels)[:SHOWN])
+
+    def loss(self, step: int, generator: torch.Generator) -> Tensor:
+        """Negative ELBO of the step's batch in nats a dimension."""
+        index = rows(step, batch=self.batch, count=self.shard.train, seed=self.ctx.seed)
+        chosen = self.pixels[torch.from_numpy(index)] if isinstance(self.pixels, Tensor) else self.pixels[index]
+        x_BCHW = ae.floats(chosen, self.device)
+        if self.config.flip:
+            turned = torch.rand(len(x_BCHW), 1, 1, 1, generator=generator, device=self.device) < 0.5
+            x_BCHW = torch.where(turned, x_BCHW.flip(3), x_BCHW)
+        with autocast(str(self.device), self.dtype):
+            return ae.objective(self.model, x_BCHW, generator, beta=self.config.beta, free_bits=self.config.free_bits)
+
+    def generator(self, *parts: object) -> torch.Generator:
+        return torch.Generator(device=self.device).manual_seed(derive(self.ctx.seed, *parts))
+
+    def evaluate(self) -> float:
+        """Held-out negative ELBO in nats a dimension (beta is 1 here whatever it is in training)."""
+        with autocast(str(self.device), self.dtype):
+            return ae.judge(self.model, self.looked_at, self.generator("judge"))
+
+    def preview(self, step: int) -> None:
+        """A contact sheet: originals above their reconstructions, and draws from the prior below."""
+        self.ctx.preview(f"step-{step:05d}.png", sheet(self.model, self.shown, self._prior(), seed=self.ctx.seed))
+
+    def _prior(self) -> _density.Mixture:
+        if self.config.prior == "normal":
+            return _density.normal(self.model.shape.latents)
+        train_pixels, heldout = self.shard.pixels[: self.shard.train], self.heldout
+        stride = max(1, len(train_pixels) // 8192)
+        points = ae.posterior_means(self.model, train_pixels[::stride][:8192])
+        judged = ae.posterior_means(self.model, heldout[:1024]) if len(heldout) else None
+        return _density.fit(points, heldout_MZ=judged, seed=derive(self.ctx.seed, "density"))
+
+    def close(self) -> dict[str, Any]:
+        """Write the checkpoint and the sheets; the figures are returned, of held-out pictures where there are any."""
+        model, shard, config, out = self.model, self.shard, self.config, self.ctx.out
+        judged = self.heldout[:ALL] if shard.heldout else shard.pixels[: min(shard.train, ALL)]
+        ae.calibrate(model, judged, self.generator("calibrate"))
+        found = ae.figures(model, judged, self.generator("figures"), samples=64, bounded=128)
+        found |= ae.baseline(model, model.mean_CHW, judged)
+        prior = self._prior()
+        where = "heldout" if shard.heldout else "train"
+        metrics: dict[str, Any] = {f"{where}_{name}": round(value, 6) for name, value in found.items()}
+        means = ae.posterior_means(model, shard.pixels[: min(shard.train, ALL)])
+        metrics["active_latents"] = active_units(means)
+        metrics |= {"latents": model.shape.latents, "likelihood": model.shape.likelihood, "size_px": shard.form.size_px}
+        metrics |= {"train_pictures": shard.train, "heldout_pictures": shard.heldout, "skipped": shard.skipped}
+        metrics["parameters"] = sum(p.numel() for p in model.parameters())
+        metrics["prior_components"] = len(prior.weights_K)
+        if model.shape.likelihood == "gaussian":
+            metrics["sigma"] = round(float(model.variance.sqrt()), 6)
+        save_tensors(out / "model.safetensors", {**model.state_dict(), **prior.tensors()})
+        settings = {key: getattr(config, key) for key in ("temperature", "publish_px", "prior", "beta", "flip")}
+        facts = {
+            "kind": "vae",
+            "shape": asdict(model.shape),
+            "form": asdict(shard.form),
+            **settings,
+            "metrics": metrics,
+        }
+        write_atomic(out / "config.json", (json.dumps(facts, indent=1, sort_keys=True) + "\n").encode())
+        write_atomic(out / "reconstructions.png", sheet(model, self.shown, None, seed=0))
+        draws = Prints(model, prior, facts, threads=self.ctx.threads)
+        write_atomic(out / "samples.png", draws.contact_sheet([derive(self.ctx.seed, "sheet", n) for n in range(48)]))
+        return metrics
+
+
+def _moments(pixels_NCHW: np.ndarray[Any, Any]) -> tuple[Tensor, float]:
+    """The mean picture, float32 in [0, 1], and the standard deviation around it, of at most some 20,000 pictures."""
+    chosen = pixels_NCHW[:: max(1, len(pixels_NCHW) // 20_000)]
+    total = np.zeros(chosen.shape[1:], dtype=np.float64)
+    squares = np.zeros(chosen.shape[1:], dtype=np.float64)
+    for start in range(0, len(chosen), 256):
+        part = chosen[start : start + 256].astype(np.float64) / 255
+        total += part.sum(0)
+        squares += (part**2).sum(0)
+    mean = total / len(chosen)
+    spread = float(np.sqrt(np.maximum(squares / len(chosen) - mean**2, 0).mean()))
+    return torch.from_numpy(mean).float(), spread
+
+
+def _likelihood(shard: Shard) -> str:
+    if shard.form.channels != 1:
+        return "gaussian"
+    chosen = np.asarray(shard.pixels[: min(shard.train, 512)])
+    return "bernoulli" if float(((chosen < 26) | (chosen > 229)).mean()) >= 0.85 else "gaussian"
+
+
+@functools.lru_cache(maxsize=16)
+def _work_per_picture(shape: ae.Shape) -> tuple[float, int]:
+    """Floating-point operations of one training step a picture, and the number of weights; told without computing."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"):
+        model = ae.Autoencoder(shape)
+        x = torch.zeros(1, *shape.pixels)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.decode(model.encode(x)[0])
+    return 3.0 * counter.get_total_flops(), sum(p.numel() for p in model.parameters())

@@ -1,0 +1,1 @@
+"""Blocks, optimizers, the training loop, averages and checkpoints; knows no model and no store."""

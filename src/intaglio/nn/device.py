@@ -1,0 +1,107 @@
+"""The machine: which device, how many threads, which precision is fast there, and what makes bits repeat."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+
+def fast_dtype(device: str) -> torch.dtype:
+    """The precision matrix products run fastest in: bfloat16 where the hardware multiplies it, else float32.
+
+    Told by capability, never by a stop-watch, so that the same machine class always answers the same.
+    """
+    if torch.device(device).type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    return torch.bfloat16 if cpu_multiplies_bf16() else torch.float32
+
+
+def cpu_multiplies_bf16() -> bool:
+    """True where this processor has bfloat16 dot products (AVX512-BF16, AMX) and torch was built to use them."""
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    found = any(bool(getattr(torch.cpu, name, lambda: False)()) for name in checks)
+    return found and torch.backends.mkldnn.is_available()
+
+
+def cpu_capability() -> str:
+    """Name of the vector instructions torch uses on this processor, such as ``AVX512`` or ``NO AVX``."""
+    return str(torch.backends.cpu.get_cpu_capability())
+
+
+def autocast(device: str, dtype: torch.dtype) -> contextlib.AbstractContextManager[Any]:
+    """Run matrix products in ``dtype``; does nothing for float32."""
+    if dtype is torch.float32:
+        return contextlib.nullcontext()
+    return torch.autocast(torch.device(device).type, dtype=dtype)
+
+
+@contextlib.contextmanager
+def machine(*, device: str, threads: int) -> Iterator[torch.device]:
+    """Inside: ``threads`` CPU threads and deterministic kernels; afterwards the settings found before.
+
+    Bits repeat at the same device class, thread count, torch build and CPU capability (``environment``).
+    """
+    before_threads = torch.get_num_threads()
+    before_deterministic = torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(max(1, threads))
+    chosen = torch.device(device)
+    torch.use_deterministic_algorithms(True, warn_only=chosen.type == "cuda")
+    settings: Any = torch.utils.deterministic
+    before_filling = settings.fill_uninitialized_memory
+    settings.fill_uninitialized_memory = False  # else every torch.empty is written once for nothing
+    try:
+        yield chosen
+    finally:
+        torch.set_num_threads(before_threads)
+        torch.use_deterministic_algorithms(before_deterministic)
+        settings.fill_uninitialized_memory = before_filling
+
+
+def environment(device: str) -> dict[str, str | int]:
+    """Everything besides data, config and seed that bits depend on; plain JSON, no machine names."""
+    chosen = torch.device(device)
+    return {
+        "torch": torch.__version__,
+        "python": ".".join(str(part) for part in sys.version_info[:2]),
+        "architecture": platform.machine(),
+        "cpu": cpu_capability(),
+        "bf16": int(cpu_multiplies_bf16()),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else "cpu",
+    }
+
+
+def peak_memory_bytes(device: str) -> int:
+    """Most memory this process has held so far, in bytes (on a GPU: GPU memory); 0 where it cannot be told."""
+    if torch.device(device).type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak) if sys.platform == "darwin" else int(peak) * 1024
+
+
+def matmul_gflops(dtype: torch.dtype, *, device: str = "cpu", size: int = 1024, seconds: float = 0.2) -> float:
+    """Measured speed of one square matrix product of side ``size`` in GFLOP/s, at the current thread count."""
+    left = torch.randn(size, size, device=device, dtype=dtype)
+    for _ in range(3):
+        left @ left
+    count, start = 0, _now(device)
+    while _now(device) - start < seconds:
+        left @ left
+        count += 1
+    return 2.0 * size**3 * count / (_now(device) - start) / 1e9
+
+
+def _now(device: str) -> float:
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

@@ -1,0 +1,289 @@
+"""Writing token by token: a key-value cache, many sequences at once, each with its own generator.
+
+What a sequence gets depends on its prompt, its seed and the settings, not on which others run beside it (up to the last
+bits of float arithmetic, which decide a draw about once in a million). Past the context it goes on from the newer half.
+Papers:  Holtzman et al. (2020), arXiv:1904.09751 (top-p); Nguyen et al. (2024), arXiv:2407.01082 (min-p);
+         Keskar et al. (2019), arXiv:1909.05858 (repetition penalty).
+Shapes:  B sequences, T time, L columns of the cache, N query heads, K key and value heads, H head size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from intaglio.nn.transformer import QK_GAIN, Transformer
+
+SLOTS = 32  # sequences written at once
+
+
+class Settings(Protocol):
+    """How to draw a token; ``core.contracts.Sampling`` is one."""
+
+    @property
+    def max_tokens(self) -> int: ...
+    @property
+    def temperature(self) -> float: ...
+    @property
+    def top_k(self) -> int: ...
+    @property
+    def top_p(self) -> float: ...
+    @property
+    def min_p(self) -> float: ...
+    @property
+    def repetition_penalty(self) -> float: ...
+
+
+@dataclass(eq=False)
+class Line:
+    """One sequence being written.
+
+    prompt: token ids, at least one. accept: told each drawn token; a non-empty answer ends the sequence with that word
+    (such as ``stop``). allowed: flags (V) of the tokens that may follow, None for all; asked before each token only if
+    given; all False ends the sequence with ``constraint``.
+    drawn, nats, finish: the result; nats is the negative log-likelihood of ``drawn`` under the bare model.
+    """
+
+    prompt: list[int]
+    seed: int
+    accept: Callable[[int], str]
+    allowed: Callable[[], Tensor | None] | None = None
+    drawn: list[int] = field(default_factory=list)
+    nats: float = 0.0
+    finish: str = ""
+
+
+class Decoder:
+    """A transformer's weights laid out for writing: everything ready for a matrix product, no autograd, no modules."""
+
+    def __init__(self, model: Transformer, *, dtype: torch.dtype = torch.float32) -> None:
+        shape = self.shape = model.shape
+        self.dtype, self.device = dtype, model.embedding.weight.device
+        with torch.no_grad():
+            self.embedding = model.embedding.weight.detach().float()
+            self.vocabulary = (model.embedding.weight * model.gain).detach().to(dtype)  # the last gain goes into it
+            self.layers = [
+                tuple(m.weight.detach().to(dtype) for m in (block.qkv, block.out, block.gate_up, block.down))
+                for block in model.blocks
+            ]
+            self.turn_TH = model.turn_TH * QK_GAIN
+        self.group = shape.heads // shape.kv_heads
+        self.reset(1)
+
+    def reset(self, batch: int) -> None:
+        """An empty cache for ``batch`` sequences: two contexts wide, so that it seldom has to be moved up."""
+        shape = self.shape
+        size = (shape.layers, batch, shape.kv_heads, 2 * shape.context, shape.head_dim)
+        self.keys = torch.zeros(size, dtype=self.dtype, device=self.device)
+        self.values = torch.zeros(size, dtype=self.dtype, device=self.device)
+        self.column = 0
+        self.pads = [0] * batch  # the column at which each sequence begins
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these rows of the batch only."""
+        chosen = torch.tensor(rows, device=self.device)
+        self.keys, self.values = self.keys[:, chosen], self.values[:, chosen]
+        self.pads = [self.pads[row] for row in rows]
+
+    def full(self) -> list[int]:
+        """The rows that hold more than a context."""
+        return [row for row, pad in enumerate(self.pads) if self.column - pad > self.shape.context]
+
+    def read(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+        """Start over with these prompts (each at most the context long): logits (B, V) of what follows."""
+        longest = max(len(prompt) for prompt in prompts)
+        self.reset(len(prompts))
+        ids = torch.zeros(len(prompts), longest, dtype=torch.long)
+        for row, prompt in enumerate(prompts):
+            ids[row, longest - len(prompt) :] = torch.tensor(prompt)
+        self.pads = [longest - len(prompt) for prompt in prompts]
+        return self.advance(ids.to(self.device))
+
+    def read_again(self, rows: Sequence[int], texts: Sequence[Sequence[int]]) -> Tensor:
+        """Put these texts in the place of what ``rows`` held: logits (rows, V) of what follows."""
+        side = copy.copy(self)
+        logits = side.read(texts)
+        chosen, begin = torch.tensor(rows, device=self.device), self.column - side.column
+        self.keys[:, chosen, :, begin : self.column] = side.keys[:, :, :, : side.column]
+        self.values[:, chosen, :, begin : self.column] = side.values[:, :, :, : side.column]
+        for row, pad in zip(rows, side.pads, strict=True):
+            self.pads[row] = begin + pad
+        return logits
+
+    def _move_up(self) -> None:
+        """Make room at the end of the cache: drop the columns that no sequence needs any more."""
+        drop = self.column - self.shape.context
+        for cache in (self.keys, self.values):
+            cache[:, :, :, : self.shape.context] = cache[:, :, :, drop : self.column].clone()
+        self.column -= drop
+        self.pads = [max(0, pad - drop) for pad in self.pads]
+
+    @torch.inference_mode()
+    def advance(self, ids_BT: Tensor) -> Tensor:
+        """Read these tokens after all before them: logits (B, V), float32, of what follows."""
+        b, t = ids_BT.shape
+        if self.column + t > 2 * self.shape.context:
+            self._move_up()
+        shape, start, end = self.shape, self.column, self.column + t
+        n, k, h = shape.heads, shape.kv_heads, shape.head_dim
+        first = min(self.pads)
+        mask, turn = self._mask(first, start, end), self._turn(start, end)
+        x = F.embedding(ids_BT, self.embedding).flatten(0, 1)
+        for index, (qkv, out, gate_up, down) in enumerate(self.layers):
+            y = F.linear(_normalize(x, shape.eps).to(self.dtype), qkv).view(b, t, n + 2 * k, h)
+            qk, v = y[:, :, : n + k].float(), y[:, :, n + k :]
+            qk = torch.view_as_complex(_normalize(qk, shape.eps).view(b, t, n + k, h // 2, 2)) * turn
+            qk = torch.view_as_real(qk).flatten(-2).to(self.dtype).transpose(1, 2)
+            keys, values = self.keys[index], self.values[index]
+            keys[:, :, start:end] = qk[:, n:]
+            values[:, :, start:end] = v.transpose(1, 2)
+            seen = self._attend(qk[:, :n], keys[:, :, first:end], values[:, :, first:end], mask)
+            x = x + F.linear(seen.reshape(b * t, n * h), out)
+            gate, up = F.linear(_normalize(x, shape.eps).to(self.dtype), gate_up).chunk(2, -1)
+            x = x + F.linear(F.silu(gate).mul_(up), down)
+        self.column = end
+        last = _normalize(x.view(b, t, -1)[:, -1], shape.eps).to(self.dtype)
+        return F.linear(last, self.vocabulary).float()
+
+    def _attend(self, q_BNTH: Tensor, k_BKLH: Tensor, v_BKLH: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, T, N, H)."""
+        b, n, t, h = q_BNTH.shape
+        q = q_BNTH.reshape(b * n // self.group, self.group * t, h)
+        k, v = k_BKLH.flatten(0, 1), v_BKLH.flatten(0, 1)
+        scores = torch.bmm(q, k.mT).mul_(h**-0.5)
+        if mask is not None:
+            scores = (scores.view(b, n, t, -1) + mask).view(scores.shape)
+        return torch.bmm(scores.softmax(-1), v).view(b, n, t, h).transpose(1, 2)
+
+    def _mask(self, first: int, start: int, end: int) -> Tensor | None:
+        """0 where a column may be seen, minus infinity where it may not: (B or 1, 1, T, L)."""
+        ragged = max(self.pads) > first
+        if end - start == 1 and not ragged:
+            return None
+        column = torch.arange(first, end, device=self.device)
+        own = column[start - first :, None]
+        hidden = (column[None] > own)[None]
+        if ragged:
+            pads = torch.tensor(self.pads, device=self.device)[:, None, None]
+            hidden = hidden | ((column < pads) & (column != own))
+        return torch.zeros(hidden.shape, dtype=self.dtype, device=self.device).masked_fill_(hidden, -torch.inf)[:, None]
+
+    def _turn(self, start: int, end: int) -> Tensor:
+        """The turns of the rotary positions, counted from each sequence's own start: (B or 1, T, 1, H/2)."""
+        first, last = min(self.pads), self.shape.context - 1
+        if max(self.pads) == first and end - first <= last + 1:
+            return self.turn_TH[None, start - first : end - first, None]
+        position = torch.arange(start, end, device=self.device) - torch.tensor(self.pads, device=self.device)[:, None]
+        return self.turn_TH[position.clamp_(0, last)][:, :, None]
+
+
+def _normalize(x: Tensor, eps: float) -> Tensor:
+    return F.rms_norm(x, x.shape[-1:], None, eps)
+
+
+@torch.inference_mode()
+def write(decoder: Decoder, lines: Sequence[Line], settings: Settings, *, end: int) -> None:
+    """Write every line to its end, ``SLOTS`` at a time; the result is in the lines. end: the token that ends a text."""
+    for start in range(0, len(lines), SLOTS):
+        _write_together(decoder, list(lines[start : start + SLOTS]), settings, end)
+
+
+def _write_together(decoder: Decoder, lines: list[Line], settings: Settings, end: int) -> None:
+    context = decoder.shape.context
+    room = max(1, context // 4)
+    uniform = [_draws(line.seed, settings.max_tokens) for line in lines]
+    rows = list(range(len(lines)))  # the line of each row of the decoder's batch; finished ones stay until half are
+    logits = decoder.read([line.prompt[-(context - room) :] for line in lines])
+    for count in range(settings.max_tokens):
+        tokens = _draw(logits, [lines[row] for row in rows], settings, [uniform[row][count] for row in rows])
+        _take(logits, tokens, [lines[row] for row in rows], end)
+        going = [place for place, row in enumerate(rows) if not lines[row].finish]
+        if not going:
+            return
+        if 4 * len(going) <= 3 * len(rows):
+            rows, tokens = [rows[place] for place in going], tokens[going]
+            decoder.keep(going)
+        if count + 1 == settings.max_tokens:
+            break
+        logits = decoder.advance(tokens[:, None])
+        if full := decoder.full():  # read the newer half again, as the model saw texts in training
+            texts = [(lines[rows[row]].prompt + lines[rows[row]].drawn)[-(context // 2) :] for row in full]
+            logits[full] = decoder.read_again(full, texts)
+    for line in lines:
+        line.finish = line.finish or "length"
+
+
+def _draws(seed: int, count: int) -> list[float]:
+    gen = torch.Generator().manual_seed(seed % 2**63)
+    return torch.rand(count, generator=gen).tolist()
+
+
+def _draw(logits: Tensor, lines: list[Line], settings: Settings, uniform: list[float]) -> Tensor:
+    scores = logits
+    if settings.repetition_penalty != 1.0:
+        scores = _penalize(scores, lines, settings.repetition_penalty)
+    if any(line.allowed is not None and not line.finish for line in lines):
+        scores = _constrain(scores, lines)
+    if settings.temperature <= 0.0:
+        return scores.argmax(-1)
+    chances = filtered(scores / settings.temperature, settings)
+    total = chances.double().cumsum(-1)
+    aim = torch.tensor(uniform, dtype=torch.float64, device=logits.device)[:, None] * total[:, -1:]
+    return torch.searchsorted(total, aim, right=True).clamp_(max=logits.shape[-1] - 1).squeeze(1)
+
+
+def filtered(scores_BV: Tensor, settings: Settings) -> Tensor:
+    """Probabilities after top-k, then top-p, then min-p (as Settings say); rows need not sum to one."""
+    if 0 < settings.top_k < scores_BV.shape[-1]:
+        least = scores_BV.topk(settings.top_k, dim=-1).values[:, -1:]
+        scores_BV = scores_BV.masked_fill(scores_BV < least, -torch.inf)
+    chances = scores_BV.softmax(-1)
+    if settings.top_p < 1.0:
+        ordered, index = chances.sort(dim=-1, descending=True, stable=True)
+        before = ordered.cumsum(-1) - ordered
+        ordered = ordered.masked_fill(before >= settings.top_p, 0.0)
+        chances = torch.zeros_like(chances).scatter_(-1, index, ordered)
+    if settings.min_p > 0.0:
+        chances = chances.masked_fill(chances < settings.min_p * chances.amax(-1, keepdim=True), 0.0)
+    return chances
+
+
+def _penalize(scores: Tensor, lines: list[Line], penalty: float) -> Tensor:
+    scores = scores.clone()
+    for row, line in enumerate(lines):
+        seen = torch.tensor(sorted({*line.prompt, *line.drawn}), device=scores.device)
+        here = scores[row, seen]
+        scores[row, seen] = torch.where(here > 0, here / penalty, here * penalty)
+    return scores
+
+
+def _constrain(scores: Tensor, lines: list[Line]) -> Tensor:
+    scores = scores.clone()
+    for row, line in enumerate(lines):
+        flags = line.allowed() if line.allowed is not None and not line.finish else None
+        if flags is None:
+            continue
+        if bool(flags.any()):
+            scores[row].masked_fill_(~flags.to(scores.device), -torch.inf)
+        else:
+            line.finish = "constraint"
+    return scores
+
+
+def _take(logits: Tensor, tokens: Tensor, lines: list[Line], end: int) -> None:
+    lost = logits.logsumexp(-1) - logits.gather(-1, tokens[:, None]).squeeze(1)
+    for line, token, nats in zip(lines, tokens.tolist(), lost.tolist(), strict=True):
+        if line.finish:
+            continue
+        if token == end:
+            line.finish = "stop"
+            continue
+        line.drawn.append(token)
+        line.nats += nats
+        line.finish = line.accept(token)

@@ -1,0 +1,1 @@
+"""Stage optimize: critics judge candidates and choose what goes on."""

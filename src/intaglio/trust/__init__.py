@@ -1,0 +1,1 @@
+"""Labels, content credentials and checks of what is published; pure functions over files, used by every stage."""

@@ -1,0 +1,1 @@
+"""Programs for those who work on Intaglio: reference pages, constraints, texts to translate."""
