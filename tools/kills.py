@@ -1,4 +1,4 @@
-"""Kill the demo with SIGKILL at random moments, run it on each time, and compare with a calm run: ``python -m tools.kills``.
+"""Kill the demo at random moments, run it on each time, compare with a calm run: ``python -m tools.kills``.
 
 Checkpoints have to be the same trees, published files the same bytes, time stamps and signatures aside. Prints one JSON
 line; exits with 1 where anything differs. Takes as long as two demos and the restarts.
@@ -56,7 +56,7 @@ def made(folder: Path) -> dict[str, Any]:
 
 def run_with_kills(folder: Path, kills: int, rng: random.Random, seconds: float) -> int:
     """Run the demo, then ``run`` again and again, each killed after a random time, until one ends by itself."""
-    words = ["-C", str(folder), "demo"]
+    words = ["demo", str(folder)]
     done = 0
     while True:
         process = subprocess.Popen(intaglio(*words), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -74,7 +74,7 @@ def run_with_kills(folder: Path, kills: int, rng: random.Random, seconds: float)
         if done >= kills:
             return done
         shutil.rmtree(folder)  # it got through before the kills were used up: once more from the start
-        words = ["-C", str(folder), "demo"]
+        words = ["demo", str(folder)]
 
 
 def main() -> int:
@@ -87,7 +87,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temp:
         calm = options.calm or Path(temp) / "calm"
         start = time.perf_counter()
-        subprocess.run(intaglio("-C", str(calm), "demo"), check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(intaglio("demo", str(calm)), check=True, stdout=subprocess.DEVNULL)
         seconds = time.perf_counter() - start
         if options.calm:
             seconds = 150.0

@@ -70,7 +70,7 @@ def commands() -> str:
 
 
 def _command(command: click.Command) -> Iterator[str]:
-    context = click.Context(command, info_name=f"intaglio {command.name}")
+    context = click.Context(command, info_name=f"intaglio {command.name}", help_option_names=["-h", "--help"])
     yield f"```\n{context.command_path} {' '.join(command.collect_usage_pieces(context))}\n```\n"
     for paragraph in (command.help or "").split("\n\n"):
         yield " ".join(paragraph.split()) + "\n"

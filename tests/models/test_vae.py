@@ -18,7 +18,6 @@ import pytest
 import torch
 from PIL import Image
 from scipy import stats
-from support import ItemList, RunContext
 
 from intaglio.core.contracts import FileRef, Item, Machine, Size
 from intaglio.core.errors import UserError
@@ -27,6 +26,7 @@ from intaglio.models import _density, vae
 from intaglio.models._pictures import choose_side
 from intaglio.nn import likelihoods, vision
 from intaglio.nn.checkpoint import load_tensors
+from tests.support import ItemList, RunContext
 
 
 def picture(number: int, side: int = 24, *, grey: bool = False) -> Image.Image:
@@ -394,7 +394,7 @@ fitted(Path({root!r}), {{"images": 12800, "width": 32}})
 
 
 def _run(root: Path, *, kill_after: float | None) -> None:
-    paths = [str(Path(__file__).parent), str(Path(__file__).parent.parent), *sys.path]
+    paths = [str(Path(__file__).parent), str(Path(__file__).parent.parent.parent), *sys.path]
     program = SCRIPT.format(paths=paths, root=str(root))
     process = subprocess.Popen([sys.executable, "-c", program], start_new_session=True)
     if kill_after is not None:

@@ -205,6 +205,8 @@ def test_base_url_makes_the_feed_absolute(tmp_path: Path) -> None:
     assert len(told.entries) == 2
     for link in [*told.feed.links, *(link for entry in told.entries for link in entry.links)]:
         assert link.href.startswith("https://press.example/almanac/")
+    with pytest.raises(ValueError, match="updated"):
+        Config(items="x", updated="2026-13-40")
     for wrong in ("javascript:alert(1)", "ftp://x", 'https://x"onload='):
         with pytest.raises(ValueError, match="base_url"):
             Config(items="x", base_url=wrong)
@@ -279,6 +281,12 @@ def test_verse_is_told_from_prose() -> None:
 
 
 def test_figures_show_heldout_first() -> None:
+    found = {"heldout_mse": 0.1, "heldout_baseline_bits_per_dim": 6.7, "heldout_bits_per_dim": 6.2, "heldout_chars": 9}
+    assert [name for name, _ in figures(found)] == [
+        "heldout bits per dim",
+        "heldout baseline bits per dim",
+        "heldout mse",
+    ]
     shown = list(figures({"loss": 1, "heldout_loss": 2.34567, "name": "x", "good": True, "steps": 10}))
     assert shown == [("heldout loss", "2.346"), ("loss", "1")]
     assert list(figures({"steps": 12345})) == [("steps", "12,345")]
@@ -295,3 +303,13 @@ def test_figures_show_heldout_first() -> None:
 def test_pieces_hold_no_name_of_a_machine(built: tuple[RunContext, list[PublishedFile]]) -> None:
     ctx, _ = built
     assert not any(str(ctx.root) in path.read_text("utf-8", "ignore") for path in ctx.out.rglob("*") if path.is_file())
+
+
+def test_a_poem_titled_by_its_first_line(tmp_path: Path) -> None:
+    poem = Item(media="text", text=QUATRAIN, language="zh", meta={"title": "空山新雨后", "kind": "verse"})
+    ctx, _ = build(tmp_path, made=[poem], languages=("en",))
+    gallery = "".join(Page((ctx.out / "index.html").read_text("utf-8")).words)
+    assert gallery.count("空山新雨后") == 1  # the title, and the opening goes on from there
+    page = next(ctx.out.glob("pieces/*.html")).read_text("utf-8")
+    assert 'class="untitled"' in page and page.count("空山新雨后，") == 1
+    assert (ctx.out / "texts" / f"{poem.id[:16]}.txt").read_text("utf-8") == f"{QUATRAIN}\n"

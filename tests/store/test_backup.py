@@ -117,6 +117,17 @@ def test_damaged_and_missing_blobs_are_told_and_not_copied(local: Store, tmp_pat
         assert store.blobs.check(good) and not store.blobs.has(bad)
 
 
+def test_what_was_forgotten_on_purpose_is_not_missed(local: Store, tmp_path: Path) -> None:
+    """``forget`` withdraws the steps and erases their blobs; what a step in force shares with them is still missed."""
+    erased, shared = fill(local, "old", b"erased"), fill(local, "new", b"shared")
+    fill(local, "old too", b"shared")
+    local.ledger.block_steps(["old", "old too"])
+    local.blobs.delete(erased)
+    assert local.backup(tmp_path / "one")["missing"] == []
+    local.blobs.delete(shared)
+    assert local.backup(tmp_path / "two")["missing"] == [shared]
+
+
 def test_a_persons_folder_is_never_mixed_up_with_ours(local: Store, tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     mine.mkdir()

@@ -147,6 +147,8 @@ def test_items_of_one_origin(blobs: Blobs) -> None:
     items = [Item(media="text", text=str(n), origin=f"{n % 5}.txt") for n in range(40)]
     collection = stored(blobs, items)
     assert collection.from_origin("3.txt") == items[3::5] and collection.from_origin("3") == []
+    lines = [Item(media="text", text=str(n), origin=f"{name}#{n}") for n, name in enumerate(("a.jsonl", "a.jsonl2"))]
+    assert stored(blobs, lines).from_origin("a.jsonl") == lines[:1]
 
 
 def test_an_exception_leaves_nothing(blobs: Blobs) -> None:

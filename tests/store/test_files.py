@@ -90,9 +90,11 @@ def test_locked_folders_are_removed_too(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("number", "kind"), [(28, DiskFull), (122, DiskFull), (27, DiskFull), (30, UserError)])
+@pytest.mark.parametrize(
+    ("number", "kind"), [(28, DiskFull), (122, DiskFull), (27, DiskFull), (30, UserError), (13, UserError)]
+)
 def test_errors_of_the_disk_are_told_in_words(tmp_path: Path, number: int, kind: type[UserError]) -> None:
     with pytest.raises(kind), writing(tmp_path):
         raise OSError(number, os.strerror(number))
-    with pytest.raises(PermissionError), writing(tmp_path):
-        raise PermissionError(13, "denied")
+    with pytest.raises(InterruptedError), writing(tmp_path):  # what a person can do nothing about stays as it is
+        raise InterruptedError(4, "interrupted")

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import create_engine, inspect, text
 from sqlalchemy.exc import IntegrityError
 
-from intaglio.core.contracts import Item
+from intaglio.core.contracts import FileRef, Item
 from intaglio.core.errors import UserError
 from intaglio.store import Store, _process, migrations
 from intaglio.store._tables import metadata
@@ -228,7 +228,7 @@ def test_lists_and_history_are_newest_first(store: Store) -> None:
 def test_what_was_made_is_described_from_the_store(store: Store, tmp_path: Path) -> None:
     with CollectionWriter(store.blobs, store.scratch) as writer:
         writer.add(Item(media="text", text="a", license="CC0-1.0"))
-        writer.add(Item(media="image", text="b"))
+        writer.add(Item(media="image", text="b", license="unknown"))
     (tmp_path / "t").mkdir()
     (tmp_path / "t" / "x").write_text("1234")
     info, tree = writer.close(), store.blobs.put_tree(tmp_path / "t")
@@ -257,6 +257,25 @@ def test_an_output_that_is_nowhere_is_an_error_and_nothing_is_written(store: Sto
         store.ledger.finish(record.id, "one", **done(outputs={"items": "0" * 64}))
     again = store.ledger.step(record.id)
     assert again is not None and again.state == "running"
+
+
+def test_a_file_that_was_never_put_or_was_erased_is_noticed_at_the_end(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / "x").write_text("1234")
+    tree, erased = store.blobs.put_tree(tmp_path / "t"), store.blobs.put_bytes(b"erased")
+    outputs = [tree]
+    for sha256 in ("0" * 64, "not even a hash", erased):
+        with CollectionWriter(store.blobs, store.scratch) as writer:
+            writer.add(Item(media="image", files=(FileRef("a.png", sha256, 6, "image/png"),)))
+        outputs.append(writer.close().id)
+    store.blobs.delete(erased)
+    store.blobs.delete(store.blobs.tree(tree)[0].sha256)
+    record = store.ledger.begin(**step("k"))
+    assert record is not None
+    for output in outputs:
+        with pytest.raises(UserError, match="missing"):
+            store.ledger.finish(record.id, "one", **done(outputs={"items": output}))
+    assert store.ledger.renew(record.id, "one")
 
 
 def row(step_id: int, path: str, sha256: str, **changes: object) -> PublishedRow:
@@ -369,6 +388,9 @@ def test_what_cannot_be_opened_says_why(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no ledger here"):
         Store.open(tmp_path / "empty", create=False)
+    (tmp_path / "file").write_text("a person's file")
+    with pytest.raises(UserError, match="not a folder"):
+        Store.open(tmp_path / "file")
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "ledger.sqlite").write_bytes(b"this is no database, it is a person's text " * 100)

@@ -37,7 +37,7 @@ class Item:
 
     text:    the text itself (media ``text``), the caption (other media), the statement (media ``fact``).
     origin:  where it came from, relative to the project or a URL; never an absolute path of a machine.
-    license: SPDX expression or ``unknown``. consent: in a person's words.
+    license: SPDX expression or ``unknown``; empty: the runner fills in the step's. consent: in a person's words.
     split:   ``train`` or ``heldout``. meta: plain JSON values.
     parents: ids of the items this one was made from directly. parts: ids of the pieces it contains.
     """
@@ -46,7 +46,7 @@ class Item:
     text: str = ""
     files: tuple[FileRef, ...] = ()
     origin: str = ""
-    license: str = "unknown"
+    license: str = ""
     consent: str = ""
     language: str = ""
     split: str = "train"

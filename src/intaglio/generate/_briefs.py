@@ -106,7 +106,7 @@ def _columns(head: list[str], name: str) -> list[str]:
         word = COLUMNS.get(cell.strip().lower())
         if word is None:
             near = difflib.get_close_matches(cell.strip().lower(), list(COLUMNS), n=1)
-            hint = t("did you mean '{near}'?", near=near[0]) if near else _fix()
+            hint = t("did you mean '{name}'?", name=near[0]) if near else _fix()
             raise UserError(t("unknown column '{column}'", column=cell.strip()[:40]), where=f"{name}:1", fix=hint)
         if word in columns:
             raise UserError(t("column '{column}' stands twice", column=cell.strip()), where=f"{name}:1", fix=_fix())

@@ -8,9 +8,10 @@ on with, and a line that must not rhyme keeps away from it.
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,18 +43,29 @@ class State:
 
 
 class Vocabulary:
-    """What is worth knowing of a model's tokens, computed once for each vocabulary."""
+    """What is worth knowing of a model's tokens, computed once for each vocabulary.
+
+    han: tokens that are one Chinese character; sound: their rhyme class as a number, -1 for other tokens, [tokens].
+    of_sound: tokens of each class. marks: other tokens of one character; long: tokens of several.
+    """
 
     def __init__(self, tokens: Sequence[str]) -> None:
         self.tokens = tokens
+        self.none: Any = np.zeros(len(tokens), dtype=bool)
+        self.place = {token: i for i, token in enumerate(tokens) if len(token) == 1}
         self.han = np.array([len(token) == 1 and is_han(token) for token in tokens])
-        self.single = [i for i, token in enumerate(tokens) if len(token) == 1]
+        self.marks = [i for token, i in self.place.items() if not self.han[i]]
         self.long = [i for i, token in enumerate(tokens) if len(token) > 1 and "\ufffd" not in token]
-        sizes = Counter(rhyme_class(tokens[i]) for i in np.flatnonzero(self.han).tolist())
-        sizes.pop("", None)
+        self.of_sound: dict[str, list[int]] = {}
+        for i in np.flatnonzero(self.han).tolist():
+            self.of_sound.setdefault(rhyme_class(tokens[i]), []).append(i)
+        self.sound = np.full(len(tokens), -1, dtype=np.int16)
+        for number, members in enumerate(self.of_sound.values()):
+            self.sound[members] = number
+        sizes = {name: len(members) for name, members in self.of_sound.items() if name}
         wide = {name for name, size in sizes.items() if size >= WIDE}
         self.wide = frozenset(wide or {name for name, size in sizes.items() if size >= 3} or sizes)
-        self.masks: OrderedDict[tuple[Form, State], NDArray[np.bool_]] = OrderedDict()
+        self.masks: OrderedDict[tuple[Form, State], Any] = OrderedDict()
 
 
 _known: list[Vocabulary] = []
@@ -80,16 +92,16 @@ class HanForm:
         table = vocabulary_of(vocabulary)
         state = self.read(self.opening + text, table.wide)
         if state is None or state.done:
-            return np.zeros(len(vocabulary), dtype=bool)  # type: ignore[return-value]
+            return table.none
         key = (self.form, state)
-        mask = table.masks.get(key)
+        mask: Any = table.masks.get(key)
         if mask is None:
             mask = self._mask(state, table)
             mask.flags.writeable = False
             table.masks[key] = mask
             if len(table.masks) > MOST_MASKS:
                 table.masks.popitem(last=False)
-        return mask  # type: ignore[return-value]
+        return mask
 
     def read(self, text: str, wide: frozenset[str]) -> State | None:
         """The state after ``text``; None where it has left the form."""
@@ -99,17 +111,31 @@ class HanForm:
         return state
 
     def _mask(self, state: State, table: Vocabulary) -> NDArray[np.bool_]:
-        inside = state.column < self.form.lines[state.line][0] - 1 if state.line < len(self.form.lines) else False
-        fresh = state.column > 0 or state.gap or (state.line == 0 and state.column == 0)
-        mask = table.han.copy() if inside and fresh else np.zeros(len(table.tokens), dtype=bool)
-        if not (inside and fresh) or state.gap:
-            for i in table.single:
-                mask[i] = self.step(state, table.tokens[i], table.wide) is not None
+        mask = self._han_mask(state, table)
+        for i in table.marks:
+            mask[i] = self.step(state, table.tokens[i], table.wide) is not None
         for i in table.long:
             after: State | None = state
             for char in table.tokens[i]:
                 after = self.step(after, char, table.wide) if after is not None else None
             mask[i] = after is not None
+        return mask
+
+    def _han_mask(self, state: State, table: Vocabulary) -> NDArray[np.bool_]:
+        """Which characters may follow; that depends on their rhyme class alone, but for those that rhymed before."""
+        length = self.form.lines[state.line][0]
+        if state.column == length:
+            return table.none.copy()
+        if state.column < length - 1:
+            return table.han.copy()
+        open_ = np.zeros(len(table.of_sound) + 1, dtype=bool)  # the last stands for -1
+        for number, members in enumerate(table.of_sound.values()):
+            fresh = next((table.tokens[i] for i in members if table.tokens[i] not in state.used), "")
+            open_[number] = bool(fresh) and self.step(state, fresh, table.wide) is not None
+        mask: NDArray[np.bool_] = open_[table.sound]
+        for char in state.used:
+            if char in table.place:
+                mask[table.place[char]] = self.step(state, char, table.wide) is not None
         return mask
 
     def step(self, state: State, char: str, wide: frozenset[str]) -> State | None:

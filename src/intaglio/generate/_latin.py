@@ -8,19 +8,23 @@ poem is checked with the same.
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from intaglio.media._english import rhyme_sound, syllables
+from intaglio.media import _english
+from intaglio.media._english import rhyme_sound
 from intaglio.media.verse import Form
 
+syllables = functools.lru_cache(maxsize=65536)(_english.syllables)
 CLOSING = 2  # syllables left at which the last word is begun
 MARKS = frozenset(",.;:!?")
-MOST_MASKS = 4096
+MOST_MASK_BYTES = 32 << 20
 COMMON = """
     day way say play away stay gray lay night light bright sight white right might flight moon soon noon tune
     sea free tree be me see sky high fly by cry die eye lie rain pain again plain train grain lane wind mind
@@ -56,6 +60,34 @@ class State:
     ends: tuple[str, ...] = ()
 
 
+Tree = dict[str, tuple["Tree", list[int]]]
+"""A vocabulary by its characters: what follows each, and the tokens that end there."""
+
+
+class Masks:
+    """The tokens of one vocabulary as a tree, and the masks made for it."""
+
+    def __init__(self, vocabulary: Sequence[str]) -> None:
+        self.vocabulary, self.size = vocabulary, len(vocabulary)
+        self.none: Any = np.zeros(self.size, dtype=bool)
+        self.known: OrderedDict[Any, Any] = OrderedDict()
+        self.tree: Tree = {}
+        for place, token in enumerate(vocabulary):
+            level = self.tree
+            for char in token[:-1]:
+                level = level.setdefault(char, ({}, []))[0]
+            if token:
+                level.setdefault(token[-1], ({}, []))[1].append(place)
+
+    def keep(self, key: Any, mask: NDArray[np.bool_]) -> Any:
+        """Remember a mask; the oldest go when there are too many."""
+        mask.flags.writeable = False
+        self.known[key] = mask
+        if len(self.known) * self.size > MOST_MASK_BYTES:
+            self.known.popitem(last=False)
+        return mask
+
+
 class Lexicon:
     """Words by the sound they rhyme on; only sounds that two words or more share are kept."""
 
@@ -67,7 +99,14 @@ class Lexicon:
         found.pop("", None)
         self.sounds = {sound: tuple(sorted(group)) for sound, group in found.items() if len(group) > 1}
         self.paired = tuple(sorted(word for group in self.sounds.values() for word in group))
+        self._masks: Masks | None = None
         self._prefixes: dict[tuple[str, int, tuple[str, ...]], tuple[frozenset[str], frozenset[str]]] = {}
+
+    def masks_for(self, vocabulary: Sequence[str]) -> Masks:
+        """The tables of this vocabulary object, shared by all poems of a step."""
+        if self._masks is None or self._masks.vocabulary is not vocabulary:
+            self._masks = Masks(vocabulary)
+        return self._masks
 
     def closing(self, sound: str, left: int, used: tuple[str, ...]) -> tuple[frozenset[str], frozenset[str]]:
         """Words that may end a line with ``left`` syllables to go and their beginnings; ``sound`` "" is any that has a
@@ -86,27 +125,36 @@ class LatinForm:
 
     def __init__(self, form: Form, lexicon: Lexicon, opening: str = "") -> None:
         self.form, self.lexicon, self.opening = form, lexicon, opening
-        self._masks: OrderedDict[State, NDArray[np.bool_]] = OrderedDict()
-        self._vocabulary: Sequence[str] | None = None
 
     def allow(self, text: str, vocabulary: Sequence[str]) -> Sequence[bool]:
         """See ``core.contracts.Constraint``; the answer is a bool array that is not to be written."""
-        if vocabulary is not self._vocabulary:
-            self._vocabulary = vocabulary
-            self._masks.clear()
+        masks = self.lexicon.masks_for(vocabulary)
         state = self.read(State(), self.opening + text)
         if state is None or state.line >= len(self.form.lines):
-            return np.zeros(len(vocabulary), dtype=bool)  # type: ignore[return-value]
-        mask = self._masks.get(state)
+            return masks.none
+        sound, used = self._target(state)
+        place = (self.form.lines[state.line], self._sign(state).isupper(), state.line == len(self.form.lines) - 1)
+        key = (state.done, state.word, state.last, state.closing, state.marked, state.spaced, place, sound, used)
+        mask = masks.known.get(key)
         if mask is None:
-            mask = np.array([bool(token) and self.read(state, token) is not None for token in vocabulary], dtype=bool)
-            if not mask.any():  # no way on that keeps the form: let the line end, the check will say so
-                mask = np.array([token == "\n" for token in vocabulary], dtype=bool)
-            mask.flags.writeable = False
-            self._masks[state] = mask
-            if len(self._masks) > MOST_MASKS:
-                self._masks.popitem(last=False)
-        return mask  # type: ignore[return-value]
+            mask = masks.keep(key, self._mask(state, masks))
+        return mask
+
+    def _mask(self, state: State, masks: Masks) -> NDArray[np.bool_]:
+        mask = np.zeros(masks.size, dtype=bool)
+        self._walk(state, masks.tree, mask)
+        if not mask.any():  # no way on that keeps the form: let the line end, the check will say so
+            mask[masks.tree.get("\n", ({}, []))[1]] = True
+        return mask
+
+    def _walk(self, state: State, tree: Tree, mask: NDArray[np.bool_]) -> None:
+        """Open all tokens below a place in the tree that may follow."""
+        for char, (below, tokens) in tree.items():
+            after = self.step(state, char) if state.line < len(self.form.lines) else None
+            if after is not None:
+                mask[tokens] = True
+                if below:
+                    self._walk(after, below, mask)
 
     def read(self, state: State | None, text: str) -> State | None:
         """The state after ``text``; None where it may not follow."""

@@ -47,7 +47,7 @@ def _word_choices(text: str) -> list[str]:
     for start, end in list(sentences(text[:600]))[:4]:
         sentence = text[start:end].strip(_EDGE)
         clause = re.split(r"[,;:—!?]| - ", sentence)[0]
-        words = (clause if len(clause.split()) >= 3 else sentence).split()
+        words = (clause if len(clause.split()) >= 2 else sentence).split()
         cut = words[:MOST_WORDS]
         while len(words) > MOST_WORDS and len(cut) > 2 and cut[-1].strip(_EDGE).lower() in STOP_WORDS:
             cut.pop()

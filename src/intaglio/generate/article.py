@@ -112,7 +112,7 @@ class Component:
         """Prompts for a model that continues."""
         for number in range(brief.count):
             theme, hits = self._found(brief, number, archive, ctx)
-            drawn = seed_of(ctx.seed, brief.number, number, 2_000_000) % len(hits) if hits else 0
+            drawn = (seed_of(ctx.seed, brief.number, 0, 2_000_000) + number) % len(hits) if hits else 0
             source = hits[drawn] if hits else None
             opening = _opening(source.text) if source else ""
             # the passage whose opening is borrowed stays out: before its own beginning it would only be recited
@@ -206,7 +206,8 @@ def _tidy(text: str) -> str:
     text = "\n".join(line for i, line in enumerate(lines) if line or (i and lines[i - 1]))
     if not text or text[-1] in "。！？!?.…”’\"'）)」』":
         return text
+    whole = max(text.rfind(mark) for mark in "。！？!?.…") + 1
+    if whole > 0.5 * len(text):
+        return text[:whole]
     ends = [end for _, end in sentences(text)]
-    if len(ends) > 1 and ends[-2] > 0.4 * len(text):
-        return text[: ends[-2]].rstrip()
-    return text
+    return text[: ends[-2]].rstrip() if len(ends) > 1 and ends[-2] > 0.4 * len(text) else text

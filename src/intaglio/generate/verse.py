@@ -5,10 +5,10 @@ Forms:    Chinese ``quatrain`` (four lines of 5 or 7 characters, rhyme in lines 
           ``haiku``, ``limerick``, ``sonnet`` with syllables and rhyme estimated by rules (``media/verse.py``);
           ``free``: as the model likes. ``auto`` looks at what the model writes by itself: regular Chinese verse becomes
           quatrains of its own line lengths, other lines become English quatrains, prose stays free.
-Masks:    a small GPT rhymes in 6 % of its free quatrains where the archive it learned from rhymes in 42 %: length and
-          rhyme are held token by token, and the model chooses among what is left. A model that takes instructions is
-          told the form instead. Either way the finished poem is checked, redrawn where it fails, and its form is kept
-          in ``meta`` for the critic.
+Masks:    a GPT of 1.3 M parameters rhymed in 2 of 54 free quatrains where the Tang poems it learned from rhyme in four
+          places of five, and in all of 40 under the mask: length and rhyme are held token by token, and the model
+          chooses among what is left. A model that takes instructions is told the form instead. Either way the finished
+          poem is checked, redrawn where it fails, and its form is kept in ``meta`` for the critic.
 Theme:    a model of one's own begins with a word of the theme, or with a word that the items found for it share; a
           model that takes instructions gets theme and found passages in its prompt. Items whose material was used are
           parents.
@@ -150,6 +150,10 @@ class Component:
             yield from self._asked(brief, desk, hits)
             return
         openings = _openings(brief, hits, desk.layout.script)
+        if brief.theme and openings == [("", ())]:
+            desk.ctx.warn(
+                t("the theme '{theme}' holds no word this model could begin with: it is left out", theme=brief.theme)
+            )
         forms = [self._form(brief, desk, number) for number in range(brief.count)]
         titles = self._titles(brief, desk)
         for number, form in enumerate(forms):
@@ -216,6 +220,8 @@ def _openings(brief: Brief, hits: Sequence[Hit], script: str) -> list[tuple[str,
     if not brief.theme:
         return [("", ())]
     own = [word for word in content_words(brief.theme) if (script == "zh") == all(map(is_han, word))]
+    if not own and script == "zh" and len(brief.theme) <= 3 and all(map(is_han, brief.theme)):
+        own = [brief.theme]
     found: list[tuple[str, tuple[str, ...]]] = [(word, ()) for word in dict.fromkeys(own) if len(word) <= 12]
     shared = Counter(
         word for hit in hits for word in set(content_words(hit.text)) if len(word) <= (3 if script == "zh" else 12)
@@ -235,7 +241,7 @@ def _judge_written(draft: Draft, text: str) -> tuple[str, tuple[str, ...]]:
     if form is None:
         return _whole(text), ()
     kept = Form.from_meta(form)
-    text = _stanzas(text) if kept.script == "zh" else "\n".join(lines_of(text, "en"))
+    text = _stanzas(text) if kept.script == "zh" else _capital("\n".join(lines_of(text, "en")))
     return text, check(text, kept).faults
 
 
@@ -253,6 +259,10 @@ def _whole(text: str) -> str:
         return text
     ends = [end for _, end in sentences(text)]
     return text[: ends[-2]].rstrip() if len(ends) > 2 else text
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _stanzas(text: str) -> str:

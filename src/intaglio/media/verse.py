@@ -40,6 +40,9 @@ _FINALS = {  # final in pypinyin's strict spelling -> class of the New Rhymes
 }
 _CLASS_OF = {final: name for name, finals in _FINALS.items() for final in finals}
 _BUZZED = ("zh", "ch", "sh", "r", "z", "c", "s")  # after these, "i" is the class of "zhi"
+_AT_LINE_END = {  # characters that poets rhyme with their level reading: 还 is huan there, not hai
+    "还": "an-", "看": "an-", "长": "ang-", "重": "eng-", "斜": "a-", "干": "an-", "沈": "en-",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +145,13 @@ def _reading(char: str) -> tuple[str, str, str]:
 def rhyme_class(char: str) -> str:
     """Rhyme class of a Chinese character such as ``an-`` (level) or ``an/`` (oblique); empty where it has no reading.
 
+    Of several readings the commonest counts, but for seven characters that end lines in their level one.
+
     Errors: MissingExtra without pypinyin.
     """
     initial, final, tone = _reading(char)
+    if char in _AT_LINE_END and final:
+        return _AT_LINE_END[char]
     name = "zhi" if final == "i" and initial in _BUZZED else _CLASS_OF.get(final, "")
     return name + ("-" if tone in ("1", "2") else "/") if name else ""
 

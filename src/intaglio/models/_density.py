@@ -16,7 +16,7 @@ from torch import Tensor
 
 COMPONENTS = (1, 2, 4, 8, 16)
 _SHRINK = 0.1  # share of each covariance replaced by its diagonal: full covariances from few points overfit
-_ROUNDS = 60
+_ROUNDS = 40
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def _em(points_NZ: Tensor, count: int, seed: int) -> Mixture:
         total = torch.logsumexp(joint, 1, keepdim=True)
         share_NK = (joint - total).exp()
         now = -float(total.mean())
-        if before - now < 1e-5 * max(1.0, abs(now)):
+        if before - now < 1e-4 * max(1.0, abs(now)):
             break
         before = now
     return mixture
@@ -101,7 +101,7 @@ def _maximize(points_NZ: Tensor, share_NK: Tensor, spread_Z: Tensor) -> Mixture:
     mass_K = share_NK.sum(0).clamp(min=1e-9)
     means = (share_NK.T @ points_NZ) / mass_K[:, None]
     away = points_NZ[None] - means[:, None]
-    full = torch.einsum("nk,knz,kny->kzy", share_NK, away, away) / mass_K[:, None, None]
+    full = (away * share_NK.T[:, :, None]).mT @ away / mass_K[:, None, None]
     own = torch.diag_embed(full.diagonal(dim1=1, dim2=2))
     # a component of few points leans on the spread of all, so that it never collapses onto one picture
     lean = (points_NZ.shape[1] / (points_NZ.shape[1] + mass_K))[:, None, None] * 0.5

@@ -78,7 +78,7 @@ SIZES = {
 
 
 @dataclass(frozen=True)
-class _Run:
+class Run:
     """What is decided before training, from config and data alone."""
 
     shape: Shape
@@ -91,7 +91,7 @@ class _Run:
         return self.batch * self.shape.context
 
 
-def decide(config: Config, *, vocab: int, tokens: int, documents: int, heldout_tokens: int = 0) -> _Run:
+def decide(config: Config, *, vocab: int, tokens: int, documents: int, heldout_tokens: int = 0) -> Run:
     """Shape and length of a training, a pure function of config and data: no clock, no machine."""
     size = SIZES[config.size]
     usual = 1 << max(4, math.ceil(math.log2(4 * tokens / max(1, documents))))  # room for about four texts
@@ -111,7 +111,7 @@ def decide(config: Config, *, vocab: int, tokens: int, documents: int, heldout_t
     steps = config.steps or max(MIN_STEPS, min(affordable, MAX_PASSES * tokens // per_step))
     share = max(8_192, steps * per_step // 80)  # 20 evaluations then cost about a twelfth of the training
     windows = min(max(1, share // context), max(0, heldout_tokens - 1) // context)
-    return _Run(shape, batch, steps, windows)
+    return Run(shape, batch, steps, windows)
 
 
 class Component:
@@ -171,7 +171,8 @@ class Component:
             tokenizer = TextTokenizer.load(folder)
         except (OSError, ValueError) as error:
             raise UserError(
-                t("the checkpoint cannot be read: {error}", error=error), fix=t("intaglio check --blobs names damaged files; intaglio restore brings them back")
+                t("the checkpoint cannot be read: {error}", error=error),
+                fix=t("intaglio check --blobs names damaged files; intaglio restore brings them back"),
             ) from error
         return Writer(
             model.to(device), tokenizer, device=device, threads=threads, usual_tokens=int(facts["usual_tokens"])
@@ -188,7 +189,7 @@ def _efficiency(size: str) -> float:
     return {"tiny": 0.3, "small": 0.4, "base": 0.5}[size]
 
 
-def _say_what_is_thin(corpus: Corpus, run: _Run, ctx: Context) -> None:
+def _say_what_is_thin(corpus: Corpus, run: Run, ctx: Context) -> None:
     if corpus.heldout is None or run.eval_windows == 0:
         ctx.warn(
             t("no text was held out (or too little): quality on unseen text is unknown, and the last state is kept")
@@ -198,7 +199,7 @@ def _say_what_is_thin(corpus: Corpus, run: _Run, ctx: Context) -> None:
         ctx.warn(t(text, count=corpus.train_counts.characters))
 
 
-def _train(writer: Writer, corpus: Corpus, run: _Run, ctx: Context) -> Trained:
+def _train(writer: Writer, corpus: Corpus, run: Run, ctx: Context) -> Trained:
     model, dtype = writer.model, fast_dtype(ctx.device)
     plan = Plan(
         steps=run.steps, seed=derive(ctx.seed, "train"), per_step=run.tokens_per_step, unit="tok/s", warmup=0.03
@@ -255,7 +256,7 @@ def packed_nats(model: Transformer, tokens: Any, *, windows: int, dtype: torch.d
     return total / (windows * context)
 
 
-def _metrics(writer: Writer, corpus: Corpus, run: _Run, trained: Trained, data: Dataset) -> dict[str, Any]:
+def _metrics(writer: Writer, corpus: Corpus, run: Run, trained: Trained, data: Dataset) -> dict[str, Any]:
     counts = corpus.train_counts
     heldout = _heldout(writer, data, limit=max(20_000, run.steps * run.tokens_per_step // 10))
     if corpus.unigram_nats is not None:

@@ -101,15 +101,19 @@ class Endpoint:
         self.config = config
         self.context_tokens = config.context
         self.follows_instructions = config.api == "chat"
-        local = is_loopback(_host(config.base_url))
-        self._client = client.OpenAI(
-            base_url=config.base_url,
-            api_key=_key(config),
+        self._local = is_loopback(_host(config.base_url))
+        self._api_key = _key(config)
+
+    def _connect(self) -> client.OpenAI:
+        """A client for one call of ours; used as a context manager, it closes its connections."""
+        return client.OpenAI(
+            base_url=self.config.base_url,
+            api_key=self._api_key,
             organization="",  # not whatever the environment has for another server
             project="",
-            timeout=config.timeout,
+            timeout=self.config.timeout,
             max_retries=2,
-            http_client=client.DefaultHttpxClient(follow_redirects=False, trust_env=not local),
+            http_client=client.DefaultHttpxClient(follow_redirects=False, trust_env=not self._local),
         )
 
     def count_tokens(self, text: str) -> int:
@@ -144,9 +148,9 @@ class Endpoint:
                 fix=t('use a model of your own (use = "gpt") for this step'),
             )
         ask = self._chat if self.config.api == "chat" else self._continue
-        with ThreadPoolExecutor(self.config.parallel) as pool:
+        with self._connect() as server, ThreadPoolExecutor(self.config.parallel) as pool:
             asked = [
-                pool.submit(self._explained, ask, prompt, seed, sampling)
+                pool.submit(self._explained, ask, server, prompt, seed, sampling)
                 for prompt, seed in zip(prompts, seeds, strict=True)
             ]
             return [each.result() for each in asked]
@@ -160,27 +164,29 @@ class Endpoint:
         )
 
     # ---------------------------------------------------------------------------------------------------- one request
-    def _chat(self, prompt: str, seed: int, sampling: Sampling) -> Completion:
+    def _chat(self, server: client.OpenAI, prompt: str, seed: int, sampling: Sampling) -> Completion:
         messages: list[Any] = [{"role": "user", "content": prompt.strip() or OPENING}]
         if self.config.instruction:
             messages.insert(0, {"role": "system", "content": self.config.instruction})
-        answer = self._client.chat.completions.create(
+        answer = server.chat.completions.create(
             model=self.config.model, messages=messages, stream=False, **_settings(sampling, seed)
         )
         choice = answer.choices[0]
         return _completion(choice.message.content or "", choice.finish_reason, answer.usage)
 
-    def _continue(self, prompt: str, seed: int, sampling: Sampling) -> Completion:
-        answer = self._client.completions.create(
+    def _continue(self, server: client.OpenAI, prompt: str, seed: int, sampling: Sampling) -> Completion:
+        answer = server.completions.create(
             model=self.config.model, prompt=prompt or "\n", stream=False, **_settings(sampling, seed)
         )
         choice = answer.choices[0]
         return _completion(choice.text or "", choice.finish_reason, answer.usage)
 
-    def _explained(self, ask: Callable[..., Completion], prompt: str, seed: int, sampling: Sampling) -> Completion:
+    def _explained(
+        self, ask: Callable[..., Completion], server: client.OpenAI, prompt: str, seed: int, sampling: Sampling
+    ) -> Completion:
         where, model = self.config.base_url, self.config.model
         try:
-            return ask(prompt, seed, sampling)
+            return ask(server, prompt, seed, sampling)
         except client.APITimeoutError as error:
             what = t("the server did not answer within {seconds} s", seconds=self.config.timeout)
             raise UserError(what, where=where, fix=t("raise timeout, or ask for fewer tokens")) from error
@@ -192,17 +198,18 @@ class Endpoint:
             raise UserError(what, where=where, fix=t('set api_key = "${env.NAME}" and that variable')) from error
         except client.NotFoundError as error:
             what = t("the server knows no model '{model}' at this address", model=model)
-            raise UserError(what, where=where, fix=self._known_models()) from error
+            raise UserError(what, where=where, fix=_known_models(server)) from error
         except (client.APIStatusError, client.APIResponseValidationError) as error:
             what = t("the server refuses the request: {cause}", cause=str(error)[:300])
             raise UserError(what, where=where, fix=t("see the server's own log")) from error
 
-    def _known_models(self) -> str:
-        try:
-            names = [each.id for each in self._client.models.list()][:20]
-        except client.OpenAIError:
-            return t("correct model or base_url; base_url usually ends in /v1")
-        return t("models there: {names}", names=", ".join(names))
+
+def _known_models(server: client.OpenAI) -> str:
+    try:
+        names = [each.id for each in server.models.list()][:20]
+    except client.OpenAIError:
+        return t("correct model or base_url; base_url usually ends in /v1")
+    return t("models there: {names}", names=", ".join(names))
 
 
 def _settings(sampling: Sampling, seed: int) -> dict[str, Any]:

@@ -54,10 +54,10 @@ class Muon(Optimizer):
         params: Iterable[nn.Parameter],
         *,
         lr: float,
-        momentum: float = 0.95,
+        momentum: float = 0.9,
         weight_decay: float = 0.0,
         dtype: torch.dtype = torch.float32,
-        steps: int = 5,
+        steps: int = 4,
     ) -> None:
         self._dtype = dtype
         self._steps = steps
@@ -105,8 +105,8 @@ def adamw(
 def muon_and_adamw(
     model: nn.Module,
     *,
-    matrix_lr: float = 0.02,
-    other_lr: float = 3e-3,
+    matrix_lr: float = 0.025,
+    other_lr: float = 6e-3,
     weight_decay: float = 0.0,
     dtype: torch.dtype = torch.float32,
 ) -> list[Optimizer]:

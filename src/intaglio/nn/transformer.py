@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from intaglio.nn.functions import attend, normalize, normalize_rotate, swiglu, vocabulary_loss
 
-QK_GAIN = 1.2  # constant gain of the QK-norm on each side: scores reach QK_GAIN^2 * sqrt(H)
-EMBEDDING_STD = 0.02
+QK_GAIN = 1.3  # constant gain of the QK-norm on each side: scores reach QK_GAIN^2 * sqrt(H)
+EMBEDDING_STD = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)

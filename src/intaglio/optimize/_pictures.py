@@ -25,6 +25,7 @@ HELDOUT_SAMPLE = 500
 COPY_FRACTION = 0.5  # of the median distance from held-out to training pictures
 COPY_FALLBACK = 0.02  # root mean square difference, where there is nothing to measure it from
 SHARPNESS_SIDE = 64
+DIFFERENT = 0.5  # weight of difference from those chosen; more of it brings the odd ones to the front
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def choose(
     alike: dict[int, int] = {}
     left = list(allowed)
     while left and len(chosen) < keep:
-        best = max(left, key=lambda i: (_worth(scores[i]) + 2.0 * _apart(scores, i, chosen), -i))
+        best = max(left, key=lambda i: (_worth(scores[i]) + DIFFERENT * _apart(scores, i, chosen), -i))
         left.remove(best)
         twin = next((j for j in chosen if _distance(scores, best, j) < bounds.copy), None)
         if twin is not None:

@@ -49,7 +49,8 @@ def report(store: Store, file: ProjectFile, item: str) -> Report:
             where=item,
             fix=t("give an id (8 characters or more) or the path it came from; intaglio show STEP lists both"),
         )
-    if len(found.items) > 1 and not any(each.origin == wanted for each in found.items):
+    by_origin = any(each.origin == wanted or each.origin.startswith(f"{wanted}#") for each in found.items)
+    if len(found.items) > 1 and not by_origin:
         raise UserError(
             t("the beginning of an id is not unique: {ids}", ids=", ".join(each.id[:16] for each in found.items)),
             where=item,
@@ -65,7 +66,17 @@ def _origin(file: ProjectFile, item: str) -> str:
 
 
 def block(store: Store, found: Report) -> None:
-    """Block the item for the data steps that held it and everything made from them."""
+    """Block the item for the data steps that held it and everything made from them.
+
+    Errors: UserError while another process runs steps here; what it makes could still hold the item.
+    """
+    running = store.ledger.running()
+    if running:
+        raise UserError(
+            t("{names} is running in another process", names=", ".join(record.name for record in running)),
+            where=found.item,
+            fix=t("wait for it or stop it, then forget"),
+        )
     hit = found.touched
     for item in hit.items:
         store.ledger.block(

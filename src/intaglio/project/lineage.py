@@ -63,7 +63,7 @@ class Lineage:
         found: dict[str, int] = {}
         for _, collection in self.collections(key):
             for license_, count in collection.info().licenses.items():
-                found[license_] = found.get(license_, 0) + count
+                found[license_ or UNKNOWN] = found.get(license_ or UNKNOWN, 0) + count
         return found
 
     def trace(self, item: Item, key: str, *, limit: int | None = None) -> Trace:
@@ -112,7 +112,7 @@ class Lineage:
 def combined_license(licenses: Iterable[str]) -> str:
     """One SPDX expression for something made from all of these; ``unknown`` wins."""
     found = sorted(set(licenses))
-    if not found or UNKNOWN in found:
+    if not found or UNKNOWN in found or "" in found:
         return UNKNOWN
     if len(found) == 1:
         return found[0]

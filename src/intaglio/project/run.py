@@ -253,7 +253,8 @@ class Runner:
     def _beat(self) -> None:
         while not self._heart.wait(HEARTBEAT_S):
             for job in list(self._jobs.values()):
-                self._store.ledger.renew(job.record.id, self._owner)
+                if not self._store.ledger.renew(job.record.id, self._owner):
+                    job.running.kill()  # another process took the step over: what is made here would not count
 
     def _stop_all(self) -> None:
         """Ask every running step to stop, give each ten seconds to save, then end it."""

@@ -145,7 +145,7 @@ def _chain(component: Any, run: Run) -> Iterator[Item | Skip]:
         for each in component.read(run.ctx):
             if isinstance(each, Item):
                 changes: dict[str, Any] = {}
-                if rights["license"] and each.license == "unknown":
+                if rights["license"] and not each.license:
                     changes["license"] = rights["license"]
                 if rights["consent"] and not each.consent:
                     changes["consent"] = rights["consent"]

@@ -34,7 +34,8 @@ _NOT_TEXT = re.compile(
 )
 _STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)\Z")
 _FIGURES = ("heldout", "held_out", "baseline", "bits_per", "nats", "loss", "elbo", "mse", "perplexity")
-MOST_FIGURES = 8
+_COUNTS = ("_chars", "_pictures", "_documents", "_tokens", "_items")  # how much was measured, not how good it is
+MOST_FIGURES = 6
 SMALL_PX = 128  # pictures up to this are shown at a whole multiple of their size, pixels kept sharp
 SHOWN_PX, SHOWN_LARGE_PX = 384, 720
 
@@ -72,10 +73,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class Card:
-    """What the gallery and the feed know of a piece."""
+    """What the gallery and the feed know of a piece. number of total: its place among pictures, or among the rest."""
 
     id: str
     number: int
+    total: int
     path: str
     title: str
     language: str
@@ -125,8 +127,12 @@ class Piece:
     card: Card = field(repr=False)
 
 
-def describe(item: Item, trace: Trace, ctx: Context, *, number: int, most_sources: int) -> Piece:
-    """Everything a template needs; reads the picture's size, bounds the number of sources shown."""
+def describe(item: Item, trace: Trace, ctx: Context, *, place: tuple[int, int], most_sources: int) -> Piece:
+    """Everything a template needs; reads the picture's size, bounds the number of sources shown.
+
+    place: the piece's number among those of its kind, and how many there are.
+    """
+    number, total = place
     name = item.id[:16]
     text = clean(item.text).strip()
     files = tuple(_named(item.files, name))
@@ -141,12 +147,13 @@ def describe(item: Item, trace: Trace, ctx: Context, *, number: int, most_source
     text_path = f"texts/{name}.txt" if item.media == "text" and text else ""
     language = _language(item.language)
     lines = tuple(line for block in blocks if not block.heading for line in block.lines)
-    if verse and not titled:
+    if verse and not titled and lines and _bare(lines[0]) == title:
         lines = lines[1:]  # the first line stands as the title
     caption = text if item.media != "text" else ""
     card = Card(
         id=item.id,
         number=number,
+        total=total,
         path=f"pieces/{name}.html",
         title=title,
         language=language,
@@ -240,7 +247,8 @@ def _title(item: Item, text: str, blocks: Sequence[Block], *, number: int, verse
     """A title, and whether the piece has it of its own (and not only from its first words)."""
     given = clean(item.meta.get("title") or "").strip()
     if given:
-        return _shorten(given, 120), True
+        borrowed = verse and bool(blocks) and _bare(blocks[0].lines[0]).startswith(_bare(given))
+        return _shorten(given, 120), not borrowed
     if item.media != "text":
         return (_shorten(text.splitlines()[0], 80), True) if text else (f"№ {number}", False)
     if not blocks:
@@ -249,9 +257,13 @@ def _title(item: Item, text: str, blocks: Sequence[Block], *, number: int, verse
     if blocks[0].heading:
         return _shorten(first, 120), True
     if verse:
-        return _shorten(first, 80).rstrip(" ,，.。;；:："), False
+        return _shorten(_bare(first), 80), False
     phrase = re.match(r"(.{4,60}?)[,，.。;；:：!！?？、]", first)
     return _shorten(phrase[1] if phrase else first, 48).rstrip(" ,，.。;；:："), False
+
+
+def _bare(line: str) -> str:
+    return line.strip().rstrip(" ,，.。;；:：!！?？…")
 
 
 def _shorten(text: str, most: int) -> str:
@@ -283,10 +295,19 @@ def figures(metrics: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
         for name, value in metrics.items()
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     ]
-    telling = [pair for pair in numbers if any(word in pair[0].lower() for word in _FIGURES)]
-    telling.sort(key=lambda pair: "held" not in pair[0].lower())
+    telling = [
+        pair for pair in numbers if any(word in pair[0].lower() for word in _FIGURES) and not pair[0].endswith(_COUNTS)
+    ]
+    telling.sort(key=lambda pair: _telling(pair[0].lower()))
     for name, value in (telling or numbers)[:MOST_FIGURES]:
         yield clean(name).replace("_", " "), number_text(value)
+
+
+def _telling(name: str) -> tuple[int, str]:
+    """Sorts figures: those of unseen material first, bits before errors, each beside its baseline."""
+    kind = next((place for place, word in enumerate(("bits_per", "mse", "elbo")) if word in name), 3)
+    far = 0 if "held" in name or "baseline" in name else 20
+    return far + 4 * kind + ("bound" in name) * 2 + ("baseline" in name), name
 
 
 def number_text(value: float) -> str:

@@ -8,6 +8,7 @@ Atom: RFC 4287; labels in words: GB 45438-2025 section 4 (an AI element and a ge
 from __future__ import annotations
 
 import base64
+import datetime
 import hashlib
 import re
 import shutil
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import jinja2
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from intaglio.core.config import Names, Role, StepConfig
 from intaglio.core.contracts import Context, Dataset, PublishedFile
@@ -56,6 +57,13 @@ class Config(StepConfig):
     per_page: int = Field(default=48, ge=1, le=1000)
     feed: int = Field(default=50, ge=1, le=1000)
     sources: int = Field(default=12, ge=0, le=1000)
+
+    @field_validator("updated")
+    @classmethod
+    def _is_a_date(cls, value: str) -> str:
+        if value:
+            datetime.datetime.fromisoformat(value)
+        return value
 
 
 TINY: dict[str, Any] = {"items": "best"}
@@ -117,13 +125,18 @@ class _Site:
         cards: list[Card] = []
         colophon, before, last = Colophon(), None, None
         self.total = len(pieces)
+        pictures = len(pieces.of("image"))
+        totals = {True: pictures, False: self.total - pictures}
+        counts = {True: 0, False: 0}
         seen: set[str] = set()
         for item in pieces:
             if item.id in seen:
                 continue
             seen.add(item.id)
-            trace = self.ctx.trace(item)
-            piece = describe(item, trace, self.ctx, number=len(cards) + 1, most_sources=self.config.sources)
+            kind = item.media == "image"
+            counts[kind] += 1
+            place = (counts[kind], totals[kind])
+            piece = describe(item, self.ctx.trace(item), self.ctx, place=place, most_sources=self.config.sources)
             colophon.add(piece)
             yield from self.files_of(piece)
             if last is not None:
@@ -204,7 +217,7 @@ class _Site:
         return self.templates.get_template(page.template).render(values)
 
     def piece_page(self, piece: Piece, before: Card | None, after: Card | None) -> Iterator[PublishedFile]:
-        values = {"piece": piece, "total": self.total, "before": before, "after": after}
+        values = {"piece": piece, "before": before, "after": after}
         yield from self.page(_Page(piece.card.path, "piece.html.j2", piece.title, (piece.id,), True, values))
 
     def gallery(self, cards: Sequence[Card]) -> Iterator[PublishedFile]:
@@ -232,8 +245,8 @@ class _Site:
     # -------------------------------------------------------------------------------------------------- feed and icon
     def feeds(self, cards: Sequence[Card]) -> Iterator[PublishedFile]:
         fallback = _stamp(self.config.updated)
-        stamped = sorted(((card.created or fallback, -card.number, card) for card in cards), reverse=True)
-        entries = [(stamp, card, _uuid(card.id)) for stamp, _, card in stamped[: self.config.feed]]
+        newest = sorted(((card.created or fallback, -place) for place, card in enumerate(cards)), reverse=True)
+        entries = [(stamp, cards[-place], _uuid(cards[-place].id)) for stamp, place in newest[: self.config.feed]]
         for language in self.languages:
             path = self.localized("feed.xml", language)
             identity = _uuid(digest(["feed", self.base_url or [self.title, self.author, self.ctx.step], language]))

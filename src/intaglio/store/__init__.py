@@ -33,13 +33,11 @@ class Store:
         self.url = url
         if not url:
             refuse_network(self.root)
-        if create:
-            with writing(self.root):
-                self.root.mkdir(parents=True, exist_ok=True)
-        elif not self.root.is_dir():
+        if not create and not self.root.is_dir():
             raise UserError(t("there is no ledger here"), where=str(root), fix="intaglio run")
         self.scratch = self.root / "scratch"
-        self.scratch.mkdir(exist_ok=True)
+        with writing(self.root):
+            self.scratch.mkdir(parents=True, exist_ok=True)
         self.blobs = Blobs(self.root / "blobs", lazy=True)
         self.ledger: Ledger = Ledger(
             Database(self.root, url=url, create=create), before_commit=self.blobs.sync, describe=self.describe

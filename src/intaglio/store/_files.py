@@ -38,7 +38,7 @@ class DiskFull(UserError):
 
 @contextlib.contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Turn "disk full", "quota" and "read-only" below ``folder`` into a UserError a person understands."""
+    """Turn a full or read-only disk, a quota and missing rights below ``folder`` into words a person understands."""
     try:
         yield
     except OSError as error:
@@ -50,6 +50,14 @@ def writing(folder: Path) -> Iterator[None]:
                 where=str(folder),
                 fix=t("choose a folder on a disk that can be written"),
             ) from error
+        if error.errno in (errno.EACCES, errno.EPERM):
+            raise UserError(
+                t("you have no right to write here"),
+                where=str(folder),
+                fix=t("check the rights of this folder"),
+            ) from error
+        if error.errno in (errno.EEXIST, errno.ENOTDIR):
+            raise UserError(t("there is something here that is not a folder"), where=str(folder)) from error
         raise
 
 

@@ -143,14 +143,26 @@ def _copy_rows(source: Database, target: Database) -> None:
 _ORDER = ("steps", "artifacts", "outputs", "inputs", "published", "blocks", "rounds", "settings")
 
 
+_KINDS = """
+    SELECT id, kind FROM artifacts WHERE kind IN ('collection', 'tree', 'rows', 'file') AND (
+        id NOT IN (SELECT artifact_id FROM outputs)
+        OR id IN (SELECT artifact_id FROM outputs JOIN steps ON steps.id = outputs.step_id WHERE steps.blocked = 0))
+"""
+_SHOWN = """
+    SELECT sha256, sidecar_sha256 FROM published JOIN steps ON steps.id = published.step_id WHERE steps.blocked = 0
+"""
+
+
 def _named(ledger: Path, blobs: Blobs) -> set[str]:
-    """Every blob that the ledger file names: artifacts, what is in their trees and collections, published files."""
+    """Every blob that the ledger file counts on: artifacts, what is in their trees and collections, published files.
+
+    What only withdrawn steps made is not asked for: ``forget`` erases it on purpose.
+    """
     address = f"{ledger.resolve().as_uri()}?immutable=1"
     with contextlib.closing(sqlite3.connect(address, uri=True)) as connection:
-        kinds = "SELECT id, kind FROM artifacts WHERE kind IN ('collection', 'tree', 'rows', 'file')"
         try:
-            things = connection.execute(kinds).fetchall()
-            shown = connection.execute("SELECT sha256, sidecar_sha256 FROM published").fetchall()
+            things = connection.execute(_KINDS).fetchall()
+            shown = connection.execute(_SHOWN).fetchall()
         except sqlite3.DatabaseError as error:  # SQLite, but no ledger of ours
             raise UserError(t("the ledger is damaged"), where=str(ledger.parent)) from error
     named = {id_ for row in shown for id_ in row if id_}

@@ -224,12 +224,13 @@ class Collection(Streamed):
         return [self._at(row) for row in list(found.values())[:3]]
 
     def from_origin(self, origin: str) -> list[Item]:
-        """The items that came from this origin (a path relative to the project, a URL), in order."""
+        """The items that came from this origin (a path relative to the project, a URL) or a part of it (``path#3``)."""
         import pyarrow.compute as pc
 
         items: list[Item] = []
         for number, _ in self._file.groups():
-            mask = pc.equal(self._file.read(number, ["origin"]).column("origin"), origin)
+            origins = self._file.read(number, ["origin"]).column("origin")
+            mask = pc.or_(pc.equal(origins, origin), pc.starts_with(origins, f"{origin}#"))
             if pc.any(mask).as_py():
                 items += _items(self._file.read(number).filter(mask))
         return items

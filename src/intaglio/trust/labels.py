@@ -79,7 +79,7 @@ class Carrier:
 def label_for(rights: Rights) -> Label:
     """The label of a generated file. Errors: LabelError where ``produce_id`` cannot be written in the standard's
     character set."""
-    who = code(rights.creator) or code(rights.software) or "Intaglio"
+    who = code(rights.creator) or code(rights.software.partition(" ")[0]) or "Intaglio"
     if not rights.produce_id or code(rights.produce_id) != rights.produce_id:
         raise LabelError(t("produce_id must be printable ASCII without spaces, got {value!r}", value=rights.produce_id))
     aigc = {

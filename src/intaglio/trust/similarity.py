@@ -2,8 +2,9 @@
 
 Texts:    the candidates are few and the archive is long, so the candidates are indexed and the archive flows past once:
           every n-gram of the archive is hashed (polynomial, modulo 2^64, vectorised), looked up among the candidates'
-          and each hit is extended character by character. Runs of n or more are therefore exact, a hash collision
-          cannot make one up, and memory is linear in the candidates plus one batch, whatever the size of the archive.
+          and each hit is extended by hashes, the longest then compared character by character: runs of n or more are
+          found whole, and a hash collision cannot make one up. Memory is linear in the candidates plus one batch,
+          whatever the size of the archive.
           n is 5 for texts mostly in Chinese characters and 13 for others (shorter runs say nothing there).
 Letters:  only letters and digits count, after NFKC and case folding: other punctuation or line breaks do not hide a
           copy.
@@ -14,6 +15,7 @@ Licence:  ours; written from the definitions.
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
@@ -77,9 +79,9 @@ def longest_runs(texts: Sequence[str], archive: Iterable[tuple[str, str]]) -> li
         (n, [i for i, is_han in enumerate(han) if is_han == flag]) for n, flag in ((HAN_N, True), (OTHER_N, False))
     ]
     trackers = [_Tracker(n, [letters(texts[i]) for i in places]) for n, places in groups]
-    for ids, codes, starts in _batches(archive):
+    for batch in _batches(archive):
         for tracker in trackers:
-            tracker.feed(ids, codes, starts)
+            tracker.feed(batch)
     runs: dict[int, Run] = {}
     for tracker, (_, places) in zip(trackers, groups, strict=True):
         for place, run in zip(places, tracker.runs([texts[i] for i in places]), strict=True):
@@ -87,9 +89,8 @@ def longest_runs(texts: Sequence[str], archive: Iterable[tuple[str, str]]) -> li
     return [runs[i] for i in range(len(texts))]
 
 
-def _batches(archive: Iterable[tuple[str, str]]) -> Iterator[tuple[list[str], NDArray[np.uint32], NDArray[np.int64]]]:
-    """Ids, code points and first offsets of texts joined with a separator that no text holds, some millions at a
-    time."""
+def _batches(archive: Iterable[tuple[str, str]]) -> Iterator[_Batch]:
+    """Texts joined with a separator that no text holds, some millions of characters at a time."""
     ids: list[str] = []
     parts: list[str] = []
     held = 0
@@ -101,16 +102,10 @@ def _batches(archive: Iterable[tuple[str, str]]) -> Iterator[tuple[list[str], ND
             parts.append(piece)
             held += len(piece) + 1
             if held >= BATCH_CHARS:
-                yield _joined(ids, parts)
+                yield _Batch(ids, parts)
                 ids, parts, held = [], [], 0
     if parts:
-        yield _joined(ids, parts)
-
-
-def _joined(ids: list[str], parts: list[str]) -> tuple[list[str], NDArray[np.uint32], NDArray[np.int64]]:
-    codes = _codes("\x00".join(parts) + "\x00")
-    lengths = np.array([len(part) + 1 for part in parts], dtype=np.int64)
-    return ids, codes, np.concatenate(([0], np.cumsum(lengths)[:-1]))
+        yield _Batch(ids, parts)
 
 
 def _codes(text: str) -> NDArray[np.uint32]:
@@ -142,6 +137,7 @@ class _Tracker:
         self.place = np.zeros(len(texts), dtype=np.int64)
         self.item = [""] * len(texts)
         self.marks = np.zeros(len(self.codes) + 1, dtype=np.int64)
+        self.sums = _Sums(self.codes)
         self._index()
 
     def _index(self) -> None:
@@ -157,11 +153,11 @@ class _Tracker:
         self.filter = np.zeros(1 << 22, dtype=bool)
         self.filter[self.sorted & np.uint64(len(self.filter) - 1)] = True
 
-    def feed(self, ids: list[str], codes: NDArray[np.uint32], starts: NDArray[np.int64]) -> None:
+    def feed(self, batch: _Batch) -> None:
         """Compare one batch of the archive."""
         if not len(self.sorted):
             return
-        hashes = _hashes(codes, self.n)
+        hashes = _hashes(batch.codes, self.n)
         maybe = np.flatnonzero(self.filter[hashes & np.uint64(len(self.filter) - 1)])
         low = np.searchsorted(self.sorted, hashes[maybe], "left")
         high = np.searchsorted(self.sorted, hashes[maybe], "right")
@@ -169,36 +165,30 @@ class _Tracker:
         maybe, low, high = maybe[hit], low[hit], np.minimum(high[hit], low[hit] + MAX_PLACES)
         for first in range(0, len(maybe), 1 << 14):
             part = slice(first, first + (1 << 14))
-            self._extend(ids, codes, starts, maybe[part], low[part], high[part])
+            self._extend(batch, maybe[part], low[part], high[part])
 
     def _extend(
-        self,
-        ids: list[str],
-        codes: NDArray[np.uint32],
-        starts: NDArray[np.int64],
-        places: NDArray[np.int64],
-        low: NDArray[np.int64],
-        high: NDArray[np.int64],
+        self, batch: _Batch, places: NDArray[np.int64], low: NDArray[np.int64], high: NDArray[np.int64]
     ) -> None:
         counts = high - low
         here = np.repeat(places, counts)  # in the archive's batch
         within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         there = self.where[np.repeat(low, counts) + within]  # in the texts
-        fresh = (here == 0) | (codes[np.maximum(here - 1, 0)] != self.codes[there - 1])  # a run is followed once
+        fresh = (here == 0) | (batch.codes[np.maximum(here - 1, 0)] != self.codes[there - 1])  # a run is followed once
         here, there = here[fresh], there[fresh]
-        if not len(here):
-            return
-        lengths = _common(codes, here, self.codes, there)
+        lengths = _common(batch, here, self.sums, there)
         real = lengths >= self.n
         here, there, lengths = here[real], there[real], lengths[real]
         np.add.at(self.marks, there, 1)
         np.add.at(self.marks, there + lengths, -1)
         owner = np.searchsorted(self.starts, there, "right") - 1
-        for at in np.lexsort((there, here, -lengths)):
-            text = owner[at]
-            if lengths[at] > self.best[text]:
-                self.best[text], self.place[text] = lengths[at], there[at]
-                self.item[text] = ids[int(np.searchsorted(starts, here[at], "right")) - 1]
+        order = np.lexsort((there, here, -lengths))
+        for text, first in zip(*np.unique(owner[order], return_index=True), strict=True):
+            at = order[first]
+            length = _exactly(batch.codes, int(here[at]), self.codes, int(there[at]), int(lengths[at]))
+            if length >= max(self.n, self.best[text] + 1):
+                self.best[text], self.place[text] = length, there[at]
+                self.item[text] = batch.ids[int(np.searchsorted(batch.starts, here[at], "right")) - 1]
 
     def runs(self, originals: list[str]) -> list[Run]:
         """The result for each text, in order."""
@@ -214,26 +204,53 @@ class _Tracker:
         return found
 
 
-def _common(
-    a: NDArray[np.uint32], at_a: NDArray[np.int64], b: NDArray[np.uint32], at_b: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """How many code points are equal from each pair of places on."""
-    lengths = np.zeros(len(at_a), dtype=np.int64)
-    active = np.arange(len(at_a))
-    step = 0
-    while len(active) > 32:
-        i, j = at_a[active] + step, at_b[active] + step
-        equal = (i < len(a)) & (j < len(b))
-        equal &= a[np.minimum(i, len(a) - 1)] == b[np.minimum(j, len(b) - 1)]
-        active = active[equal]
-        step += 1
-        lengths[active] = step
-    for k in active:
-        left, right = a[at_a[k] :], b[at_b[k] :]
-        size = min(len(left), len(right))
-        differs = np.flatnonzero(left[:size] != right[:size])
-        lengths[k] = differs[0] if len(differs) else size
-    return lengths
+def _common(a: _Sums, at_a: NDArray[np.int64], b: _Sums, at_b: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many code points are equal from each pair of places on, by hashes: binary search on all pairs at once."""
+    low = np.zeros(len(at_a), dtype=np.int64)
+    high = np.minimum(len(a.codes) - at_a, len(b.codes) - at_b)
+    powers = _powers(int(max(len(a.codes), len(b.codes))))
+    while (low < high).any():
+        middle = (low + high + 1) // 2
+        left = (a.sums[at_a + middle] - a.sums[at_a]) * powers[at_b]
+        right = (b.sums[at_b + middle] - b.sums[at_b]) * powers[at_a]
+        same = left == right
+        low, high = np.where(same, middle, low), np.where(same, high, middle - 1)
+    return low
+
+
+def _exactly(a: NDArray[np.uint32], at_a: int, b: NDArray[np.uint32], at_b: int, length: int) -> int:
+    """``length`` itself, or less where the hashes were equal and the characters are not."""
+    differs = np.flatnonzero(a[at_a : at_a + length] != b[at_b : at_b + length])
+    return int(differs[0]) if len(differs) else length
+
+
+@functools.lru_cache(maxsize=2)
+def _powers(count: int) -> NDArray[np.uint64]:
+    powers = np.full(count + 1, _BASE, dtype=np.uint64)
+    powers[0] = 1
+    return np.cumprod(powers, dtype=np.uint64)
+
+
+class _Sums:
+    """Code points with the running sums of their polynomial, so that any two stretches are compared in one step."""
+
+    def __init__(self, codes: NDArray[np.uint32]) -> None:
+        self.codes = codes
+
+    @functools.cached_property
+    def sums(self) -> NDArray[np.uint64]:
+        terms = (self.codes.astype(np.uint64) + np.uint64(1)) * _powers(len(self.codes))[:-1]
+        return np.concatenate((np.zeros(1, dtype=np.uint64), np.cumsum(terms, dtype=np.uint64)))
+
+
+class _Batch(_Sums):
+    """A stretch of the archive: ids of its texts and where each begins."""
+
+    def __init__(self, ids: list[str], parts: list[str]) -> None:
+        super().__init__(_codes("\x00".join(parts) + "\x00"))
+        self.ids = ids
+        lengths = np.array([len(part) + 1 for part in parts], dtype=np.int64)
+        self.starts = np.concatenate(([0], np.cumsum(lengths)[:-1]))
 
 
 def _spelled(original: str, offset: int, length: int) -> str:

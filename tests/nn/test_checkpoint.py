@@ -1,0 +1,96 @@
+"""Checkpoints: whole or absent, equal bytes for equal content, optimizers put back exactly, nothing unpickled."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from intaglio.nn.checkpoint import (
+    load_tensors,
+    pack_optimizers,
+    read_meta,
+    save_tensors,
+    unpack_optimizers,
+    write_atomic,
+)
+from intaglio.nn.ema import Ema
+from intaglio.nn.optim import muon_and_adamw
+
+
+def test_round_trip_and_equal_bytes(tmp_path: Path) -> None:
+    shared = torch.arange(6.0).view(2, 3)
+    tensors = {"b": shared, "a": shared, "view": shared[:, 1:], "half": torch.ones(2, dtype=torch.bfloat16)}
+    for name in ("one", "two"):
+        save_tensors(tmp_path / name, tensors, {"step": 3, "text": "詩"})
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    loaded, meta = load_tensors(tmp_path / "one")
+    assert meta == {"step": 3, "text": "詩"} == read_meta(tmp_path / "one")
+    assert all(torch.equal(loaded[name], value) for name, value in tensors.items())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"], "no parts are left"
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x00" * 9, pickle.dumps({"a": 1})])
+def test_damaged_files_are_refused(tmp_path: Path, damage: bytes) -> None:
+    (tmp_path / "bad").write_bytes(damage)
+    with pytest.raises(ValueError, match="bad is no readable safetensors file"):
+        load_tensors(tmp_path / "bad")
+
+
+def test_truncated_file_is_refused(tmp_path: Path) -> None:
+    save_tensors(tmp_path / "cut", {"a": torch.zeros(100)}, {})
+    (tmp_path / "cut").write_bytes((tmp_path / "cut").read_bytes()[:-8])
+    with pytest.raises(ValueError, match="cut"):
+        load_tensors(tmp_path / "cut")
+
+
+def test_write_atomic_replaces(tmp_path: Path) -> None:
+    write_atomic(tmp_path / "deep" / "file", b"1")
+    write_atomic(tmp_path / "deep" / "file", b"2")
+    assert (tmp_path / "deep" / "file").read_bytes() == b"2"
+
+
+def _steps(model: nn.Module, optimizers: list[torch.optim.Optimizer], count: int) -> None:
+    for number in range(count):
+        gen = torch.Generator().manual_seed(number)
+        model(torch.randn(4, 6, generator=gen)).square().mean().backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+def test_optimizers_go_on_exactly(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    one = nn.Linear(6, 6)
+    first = muon_and_adamw(one)
+    _steps(one, first, 3)
+    tensors, numbers = pack_optimizers(first)
+    save_tensors(tmp_path / "state", {**tensors, **{f"model.{k}": v for k, v in one.state_dict().items()}}, numbers)
+    two = nn.Linear(6, 6)
+    second = muon_and_adamw(two)
+    loaded, meta = load_tensors(tmp_path / "state")
+    two.load_state_dict({k.removeprefix("model."): v for k, v in loaded.items() if k.startswith("model.")})
+    unpack_optimizers(second, loaded, meta)
+    _steps(one, first, 2)
+    _steps(two, second, 2)
+    assert torch.equal(one.weight, two.weight) and torch.equal(one.bias, two.bias)
+
+
+def test_ema_is_the_closed_form_and_gives_back() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    average = Ema(model, decay=0.5)
+    expected = float(model.weight.detach())
+    for number in range(1, 6):
+        with torch.no_grad():
+            model.weight.fill_(float(number))
+        average.update()
+        keep = min(0.5, (1 + number) / (10 + number))
+        expected = keep * expected + (1 - keep) * number
+    with average.applied():
+        assert float(model.weight.detach()) == pytest.approx(expected)
+    assert float(model.weight.detach()) == 5.0
+    with pytest.raises(ValueError, match=r"decay=1\.0"):
+        Ema(model, decay=1.0)

@@ -1,0 +1,50 @@
+"""Muon's orthogonalization against the singular value decomposition, its step against the formula, who gets which."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from intaglio.nn.optim import Muon, muon_and_adamw, orthogonalize
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 32), (2, 48, 16), (2, 16, 48)])
+def test_orthogonalize_is_near_the_polar_factor(shape: tuple[int, ...]) -> None:
+    x = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+    made = orthogonalize(x, dtype=torch.float32)
+    u, _, vh = torch.linalg.svd(x, full_matrices=False)
+    values = torch.linalg.svdvals(made)
+    assert 0.85 < values.min() and values.max() < 1.15
+    cosine = (made * (u @ vh)).sum((-2, -1)) / made.norm(dim=(-2, -1)) / (u @ vh).norm(dim=(-2, -1))
+    assert cosine.min() > 0.99
+    near = orthogonalize(x, dtype=torch.bfloat16).float()
+    assert (near - made).norm() / made.norm() < 0.2
+
+
+def test_orthogonalize_of_nothing_is_nothing() -> None:
+    assert orthogonalize(torch.zeros(1, 4, 4), dtype=torch.float32).abs().max() == 0
+
+
+def test_step_follows_the_formula_and_batches_by_shape() -> None:
+    weights = [nn.Parameter(torch.randn(8, 4, generator=torch.Generator().manual_seed(n))) for n in range(2)]
+    before = [weight.detach().clone() for weight in weights]
+    grads = [torch.randn(8, 4, generator=torch.Generator().manual_seed(9 + n)) for n in range(2)]
+    for weight, grad in zip(weights, grads, strict=True):
+        weight.grad = grad.clone()
+    Muon(weights, lr=0.1, momentum=0.9, weight_decay=0.5).step()
+    for weight, old, grad in zip(weights, before, grads, strict=True):
+        momentum = 0.1 * grad
+        direction = orthogonalize((0.1 * grad + 0.9 * momentum)[None], dtype=torch.float32, steps=4)[0]
+        assert torch.allclose(weight, old * (1 - 0.1 * 0.5) - 0.1 * 2**0.5 * direction, atol=1e-5)
+
+
+def test_matrices_go_to_muon_and_the_rest_to_adamw() -> None:
+    model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 4), nn.Conv2d(1, 2, 3), nn.LayerNorm(4))
+    muon, adamw = muon_and_adamw(model)
+    assert [tuple(p.shape) for p in muon.param_groups[0]["params"]] == [(4, 4), (2, 1, 3, 3)]
+    assert len(adamw.param_groups[0]["params"]) == 5
+
+
+def test_a_model_without_matrices_needs_no_muon() -> None:
+    assert len(muon_and_adamw(nn.LayerNorm(4))) == 1

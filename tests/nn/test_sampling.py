@@ -1,0 +1,137 @@
+"""Writing token by token: the cache against the whole model, the filters against those of transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from intaglio.core.contracts import Sampling
+from intaglio.nn.sampling import Decoder, Line, filtered, write
+from intaglio.nn.transformer import Shape, Transformer
+
+CONTEXT = 24
+
+
+@pytest.fixture(scope="module")
+def model() -> Transformer:
+    """Random weights large enough that every token matters."""
+    made = Transformer(Shape(vocab=50, layers=3, width=32, heads=4, kv_heads=2, hidden=64, context=CONTEXT), seed=1)
+    gen = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            if parameter.ndim == 2:
+                parameter.copy_(torch.randn(parameter.shape, generator=gen) * 0.2)
+    return made
+
+
+def _write(model: Transformer, prompts: Sequence[Sequence[int]], sampling: Sampling, **more: object) -> list[Line]:
+    lines = [Line(prompt=list(p), seed=len(p) + 1, accept=lambda token: "", **more) for p in prompts]  # type: ignore[arg-type]
+    write(Decoder(model), lines, sampling, end=0)
+    return lines
+
+
+@torch.no_grad()
+def test_cache_gives_what_the_whole_model_gives(model: Transformer) -> None:
+    prompts = [list(range(1, 10)), [7, 3, 5], [4]]
+    decoder = Decoder(model)
+    logits = decoder.read(prompts)
+    for number in range(5):
+        for row, prompt in enumerate(prompts):
+            assert torch.allclose(logits[row], model(torch.tensor([prompt]))[0, -1], atol=1e-4)
+        prompts = [[*prompt, 11 + number] for prompt in prompts]
+        logits = decoder.advance(torch.full((3, 1), 11 + number))
+
+
+def test_greedy_is_argmax_and_nats_are_the_models(model: Transformer) -> None:
+    (line,) = _write(model, [[5, 6, 7]], Sampling(max_tokens=12, temperature=0))
+    text, nats = [5, 6, 7], 0.0
+    for token in line.drawn:
+        with torch.no_grad():
+            scores = model(torch.tensor([text]))[0, -1].log_softmax(-1)
+        assert token == int(scores.argmax())
+        nats -= float(scores[token])
+        text.append(token)
+    assert line.nats == pytest.approx(nats, abs=1e-3) and line.finish in ("stop", "length")
+
+
+def test_who_writes_beside_does_not_matter_even_past_the_context(model: Transformer) -> None:
+    sampling = Sampling(max_tokens=90, temperature=1.0)
+    prompts = [[3], [9, 8, 7, 6], list(range(1, 30)), [2, 2]]
+    together = _write(model, prompts, sampling)
+    for line, prompt in zip(together, prompts, strict=True):
+        assert _write(model, [prompt], sampling)[0].drawn == line.drawn
+    assert any(len(line.drawn) > 2 * CONTEXT for line in together)
+
+
+def test_a_seed_is_a_text(model: Transformer) -> None:
+    lines = [Line(prompt=[1], seed=seed, accept=lambda token: "") for seed in (5, 6, 5)]
+    write(Decoder(model), lines, Sampling(max_tokens=10), end=0)
+    assert lines[0].drawn == lines[2].drawn != lines[1].drawn
+
+
+def test_draws_follow_the_probabilities(model: Transformer) -> None:
+    lines = [Line(prompt=[1, 2], seed=seed, accept=lambda token: "") for seed in range(3_000)]
+    write(Decoder(model), lines, Sampling(max_tokens=1), end=-1)
+    counts = torch.bincount(torch.tensor([line.drawn[0] for line in lines]), minlength=50)
+    with torch.no_grad():
+        expected = model(torch.tensor([[1, 2]]))[0, -1].softmax(-1) * 3_000
+    likely = expected > 5
+    statistic = ((counts - expected).square() / expected)[likely].sum()
+    assert statistic < 2 * int(likely.sum()), "chi-squared"
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [Sampling(top_k=5), Sampling(top_p=0.6), Sampling(min_p=0.2), Sampling(top_k=20, top_p=0.9, min_p=0.02)],
+)
+def test_filters_are_those_of_transformers(sampling: Sampling) -> None:
+    from transformers.generation.logits_process import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+    scores = torch.randn(6, 50, generator=torch.Generator().manual_seed(3)) * 2
+    expected = scores
+    if sampling.top_k:
+        expected = TopKLogitsWarper(sampling.top_k)(None, expected)
+    if sampling.top_p < 1:
+        expected = TopPLogitsWarper(sampling.top_p)(None, expected)
+    if sampling.min_p:
+        expected = MinPLogitsWarper(sampling.min_p)(None, expected)
+    made = filtered(scores, sampling)
+    assert torch.allclose(made / made.sum(-1, keepdim=True), expected.softmax(-1), atol=1e-6)
+
+
+def test_repetition_penalty_is_that_of_transformers(model: Transformer) -> None:
+    from transformers.generation.logits_process import RepetitionPenaltyLogitsProcessor
+
+    (line,) = _write(model, [[5, 6]], Sampling(max_tokens=8, temperature=0, repetition_penalty=1.5))
+    text = [5, 6]
+    penalize = RepetitionPenaltyLogitsProcessor(1.5)
+    for token in line.drawn:
+        ids = torch.tensor([text])
+        with torch.no_grad():
+            assert token == int(penalize(ids, model(ids)[:, -1])[0].argmax())
+        text.append(token)
+
+
+def test_constraints_hold_and_end(model: Transformer) -> None:
+    even = torch.arange(50) % 2 == 0
+    nothing = torch.zeros(50, dtype=torch.bool)
+    line = Line(prompt=[1], seed=1, accept=lambda token: "")
+    line.allowed = lambda: nothing if len(line.drawn) == 5 else even & (torch.arange(50) > 0)
+    free = Line(prompt=[1], seed=1, accept=lambda token: "")
+    write(Decoder(model), [line, free], Sampling(max_tokens=20), end=0)
+    assert line.finish == "constraint" and len(line.drawn) == 5 and all(token % 2 == 0 for token in line.drawn)
+    assert free.finish != "constraint" and any(token % 2 for token in free.drawn)
+
+
+def test_settings_without_tokens_write_nothing(model: Transformer) -> None:
+    (line,) = _write(model, [[1]], Sampling(max_tokens=0))
+    assert line.drawn == [] and line.finish == "length"
+
+
+def test_precision_of_the_cache_follows_the_decoder(model: Transformer) -> None:
+    exact, near = Decoder(model), Decoder(model, dtype=torch.bfloat16)
+    left: Tensor = exact.read([[1, 2, 3]])
+    assert (left - near.read([[1, 2, 3]])).abs().max() < 0.05 * left.abs().max()
