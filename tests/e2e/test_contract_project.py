@@ -113,6 +113,9 @@ def _archive(folder: Path) -> None:
     (folder / "intaglio.toml").write_text(CONTRACT, "utf-8")
 
 
+MAIN = "import sys; from intaglio.cli.main import main; sys.exit(main())"
+
+
 class Cli:
     def __init__(self, folder: Path, home: Path) -> None:
         self.folder = folder
@@ -121,7 +124,7 @@ class Cli:
 
     def __call__(self, *words: str, code: int = 0) -> dict[str, Any]:
         done = subprocess.run(
-            [*self.prefix, sys.executable, "-m", "intaglio.cli.main", "-C", str(self.folder), *words, "--json"],
+            [*self.prefix, sys.executable, "-c", MAIN, "-C", str(self.folder), *words, "--json"],
             capture_output=True,
             text=True,
             env=self.environment,

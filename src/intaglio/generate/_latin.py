@@ -129,7 +129,10 @@ class LatinForm:
     def allow(self, text: str, vocabulary: Sequence[str]) -> Sequence[bool]:
         """See ``core.contracts.Constraint``; the answer is a bool array that is not to be written."""
         masks = self.lexicon.masks_for(vocabulary)
-        state = self.read(State(), self.opening + text)
+        state = self.read(State(), self.opening)
+        if state is not None and state.word:
+            state = self._after_word(state)  # the opening is whole words: "King" does not become "Kingly"
+        state = self.read(state, text)
         if state is None or state.line >= len(self.form.lines):
             return masks.none
         sound, used = self._target(state)

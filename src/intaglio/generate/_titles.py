@@ -52,7 +52,7 @@ def _word_choices(text: str) -> list[str]:
         while len(words) > MOST_WORDS and len(cut) > 2 and cut[-1].strip(_EDGE).lower() in STOP_WORDS:
             cut.pop()
         title = " ".join(cut).strip(_EDGE)[:80].strip(_EDGE)
-        if title:
+        if any(map(str.isalnum, title)):
             found.append(title[0].upper() + title[1:])
     return found
 

@@ -17,6 +17,7 @@ Titles:   the brief's; else the model's own where it writes titles; else the ope
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -266,12 +267,9 @@ def _capital(text: str) -> str:
 
 
 def _stanzas(text: str) -> str:
-    """Two lines of a Chinese poem on one line of text, as such poems are printed."""
-    found = []
-    rest = "".join(text.split("\n"))
-    start = 0
-    for place, char in enumerate(rest):
-        if char in "。！？；" or place == len(rest) - 1:
-            found.append(rest[start : place + 1].strip())
-            start = place + 1
-    return "\n".join(part for part in found if part)
+    """Two lines of a Chinese poem on one line of text, as such poems are printed; one each where no mark parts them."""
+    found = ""
+    for number, line in enumerate(re.findall(r"(\w+)(\W*)", text)):
+        words, marks = line[0], "".join(line[1].split())[:1]
+        found += words + marks + ("\n" if number % 2 or not marks else "")
+    return found.strip()

@@ -122,8 +122,10 @@ class Index:
         rows, scores = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
         for first in range(0, len(self), CHUNK_ROWS):
             block = np.asarray(self.vectors[first : first + CHUNK_ROWS], dtype=np.float32) @ query
-            rows = np.concatenate((rows, np.arange(first, first + len(block))))
-            scores = np.concatenate((scores, block))
+            least = np.partition(block, len(block) - k)[len(block) - k] if len(block) > k else -np.inf
+            near = np.flatnonzero(block >= least)  # with all that equal the last, so that the order of rows decides
+            rows = np.concatenate((rows, near + first))
+            scores = np.concatenate((scores, block[near]))
             order = np.lexsort((rows, -scores))[:k]
             rows, scores = rows[order], scores[order]
         return rows, scores

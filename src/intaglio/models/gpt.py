@@ -195,8 +195,8 @@ def _say_what_is_thin(corpus: Corpus, run: Run, ctx: Context) -> None:
             t("no text was held out (or too little): quality on unseen text is unknown, and the last state is kept")
         )
     if corpus.train_counts.tokens < 20_000:
-        text = "only {count} characters to learn from: expect fragments of the archive, not new texts"
-        ctx.warn(t(text, count=corpus.train_counts.characters))
+        count = corpus.train_counts.characters
+        ctx.warn(t("only {count} characters to learn from: expect fragments, not new texts", count=count))
 
 
 def _train(writer: Writer, corpus: Corpus, run: Run, ctx: Context) -> Trained:

@@ -72,8 +72,7 @@ class Component:
         """
         config, host = self.config, _host(self.config.base_url)
         if not is_loopback(host):
-            text = "texts put into prompts leave this machine: {host} is named by this step"
-            ctx.warn(t(text, host=host))
+            ctx.warn(t("texts put into prompts leave this machine: this step names {host}", host=host))
         engine = Endpoint(config)
         made = engine.complete([""], seeds=[0], sampling=Sampling(max_tokens=1))
         record = {"base_url": config.base_url, "model": config.model, "api": config.api}

@@ -36,6 +36,7 @@ class Block(nn.Module):
         self.first = nn.Conv2d(width, width, 3, padding=1)
         self.second = nn.Conv2d(width, width, 3, padding=1)
         nn.init.zeros_(self.second.weight)
+        assert self.second.bias is not None
         nn.init.zeros_(self.second.bias)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:

@@ -34,8 +34,8 @@ def verify_in(store: Store | None, file: Path) -> dict[str, Any]:
         raise UserError(t("no such file"), where=str(file))
     target = file.with_suffix("") if file.suffix == ".c2pa" and file.with_suffix("").is_file() else file
     inspect = registry.import_or_explain("intaglio.trust.inspect", "verifying").inspect
-    anchors = registry.import_or_explain("intaglio.trust.authority", "verifying").authority().root_pem
-    found = inspect(file, anchors_pem=anchors)
+    ours = registry.import_or_explain("intaglio.trust.authority", "verifying").existing()
+    found = inspect(file, anchors_pem=ours.root_pem if ours is not None else "")
     ledger, reasons = _ledger(store, target)
     return {
         "file": str(file),

@@ -1,0 +1,242 @@
+"""Wall time of `gpt` to the held-out loss that nanoGPT reaches with its own CPU configuration, on the same text.
+
+Usage: python bench/gpt.py --nanogpt CHECKOUT --text input.txt [--steps 150] [--seeds 3] [--rounds 1]
+nanoGPT runs its `config/train_shakespeare_char.py` with the CPU flags of its README (2,000 updates of 12 x 64
+characters, 4 layers of width 128), in a copy of the checkout. Ours is the whole component, `models/gpt` size `tiny`,
+context 64: the same depth, width and context, about as many weights. Both learn from the first nine tenths of the text.
+Both times are those of a whole process, from start to end, imports, evaluations and files included; nanoGPT's
+preparation of its data is left out, ours counts. Both losses are the mean nats a character over all windows of 64
+characters, side by side, of the last tenth, in float32, computed by one function. Sides take turns. What nanoGPT saved
+is read without unpickling objects. Prints one JSON line and writes bench/results/gpt_<machine>_<YYYYMM>.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import datetime
+import json
+import math
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+CONTEXT = 64
+FLAGS = (
+    "--device=cpu --compile=False --eval_iters=20 --log_interval=1 --block_size=64 --batch_size=12 --n_layer=4 "
+    "--n_head=4 --n_embd=128 --max_iters=2000 --lr_decay_iters=2000 --dropout=0.0"
+).split()
+
+
+class Texts:
+    """The two parts of the text as items, whole."""
+
+    def __init__(self, items: Sequence[Any]) -> None:
+        self.items = tuple(items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.items)
+
+    def split(self, name: str) -> Texts:
+        return Texts([item for item in self.items if item.split == name])
+
+    def of(self, *media: str) -> Texts:
+        return Texts([item for item in self.items if item.media in media])
+
+
+class Quiet:
+    """The part of a step's Context that training uses; tells nothing."""
+
+    def __init__(self, folder: Path, *, seed: int, threads: int) -> None:
+        self.step, self.seed, self.device, self.threads, self.offline = "bench", seed, "cpu", threads, True
+        self.out, self.work, self.project, self.languages = folder / "out", folder / "work", folder, ("en",)
+        for each in (self.out, self.work):
+            each.mkdir(parents=True)
+
+    def progress(self, done: float, total: float, **numbers: float | str) -> None: ...
+    def warn(self, message: str) -> None: ...
+    def metric(self, **values: Any) -> None: ...
+    def preview(self, name: str, data: bytes) -> None: ...
+
+
+def halves(text: str) -> tuple[str, str]:
+    cut = int(0.9 * len(text))
+    return text[:cut], text[cut:]
+
+
+def run_ours(options: argparse.Namespace) -> None:
+    """Train in this process; what is timed is the process."""
+    from intaglio.core.contracts import Item
+    from intaglio.models import gpt
+
+    train, heldout = halves(Path(options.text).read_text("utf-8"))
+    config = gpt.Config(data=("text",), size="tiny", context=CONTEXT, steps=options.steps, tokenizer="char")
+    ctx: Any = Quiet(Path(options.folder), seed=options.seed, threads=options.threads)
+    items = Texts([Item(media="text", text=train), Item(media="text", text=heldout, split="heldout")])
+    gpt.Component(config).fit(items, ctx)
+
+
+def timed(command: Sequence[str], *, threads: int, cwd: Path | None = None) -> float:
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT / "src")}
+    start = time.perf_counter()
+    subprocess.run(command, check=True, cwd=cwd, env=environment, stdout=sys.stderr)
+    return time.perf_counter() - start
+
+
+def time_ours(options: argparse.Namespace, folder: Path, seed: int) -> float:
+    arguments = ["--side", "ours", "--text", str(Path(options.text).resolve()), "--folder", str(folder)]
+    arguments += ["--steps", str(options.steps), "--seed", str(seed), "--threads", str(options.threads)]
+    return timed([sys.executable, str(Path(__file__).resolve()), *arguments], threads=options.threads)
+
+
+def time_nanogpt(options: argparse.Namespace, folder: Path, seed: int) -> float:
+    shutil.copytree(options.nanogpt, folder, ignore=shutil.ignore_patterns(".git"))
+    shutil.copyfile(options.text, folder / "data" / "shakespeare_char" / "input.txt")
+    timed([sys.executable, "data/shakespeare_char/prepare.py"], threads=options.threads, cwd=folder)
+    source = folder / "train.py"  # its only seed is a constant
+    source.write_text(source.read_text().replace("torch.manual_seed(1337", f"torch.manual_seed({1336 + seed}"))
+    command = [sys.executable, "train.py", "config/train_shakespeare_char.py", *FLAGS]
+    return timed(command, threads=options.threads, cwd=folder)
+
+
+def windows_nats(nats: Callable[[Any], Any], ids: Sequence[int]) -> float:
+    """Mean nats a character: windows of 64 side by side, each with the one character before it as its first input."""
+    import torch
+
+    count = (len(ids) - 1) // CONTEXT
+    index = torch.arange(count)[:, None] * CONTEXT + torch.arange(CONTEXT + 1)
+    rows = torch.tensor(ids)[index]
+    with torch.inference_mode():
+        return sum(float(nats(part).double().sum()) for part in rows.split(256)) / (count * CONTEXT)
+
+
+def loss_ours(folder: Path, heldout: str) -> tuple[float, int]:
+    from intaglio.models import gpt
+
+    writer = gpt.Component(gpt.Config(data=("text",))).load(folder / "out", device="cpu", threads=1)
+    weights = sum(parameter.numel() for parameter in writer.model.parameters())
+    return windows_nats(writer.model.nats, writer.tokenizer.encode(heldout)), weights
+
+
+def loss_nanogpt(folder: Path, text: str) -> tuple[float, int]:
+    import torch
+    import torch.nn.functional as F
+
+    sys.path.insert(0, str(folder))
+    from model import GPT, GPTConfig  # type: ignore[import-not-found]
+
+    saved = torch.load(folder / "out-shakespeare-char" / "ckpt.pt", map_location="cpu", weights_only=True)
+    model = GPT(GPTConfig(**saved["model_args"]))
+    model.load_state_dict(saved["model"])
+    model.eval()
+    sys.path.remove(str(folder))
+    number = {character: index for index, character in enumerate(sorted(set(text)))}
+
+    def nats(ids: Any) -> Any:
+        logits, _ = model(ids[:, :-1], ids[:, 1:])
+        return F.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
+
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    return windows_nats(nats, [number[character] for character in halves(text)[1]]), weights
+
+
+def unigram(text: str) -> float:
+    train, heldout = halves(text)
+    counts, total = collections.Counter(train), len(train) + len(set(text))
+    return -sum(math.log((counts[character] + 1) / total) for character in heldout) / len(heldout)
+
+
+def compare(options: argparse.Namespace) -> dict[str, Any]:
+    text = Path(options.text).read_text("utf-8")
+    sides: dict[str, list[dict[str, float]]] = {"ours": [], "nanogpt": []}
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(1, max(options.seeds, options.rounds) + 1):
+            for side, times in (("nanogpt", options.rounds), ("ours", options.seeds)):
+                if seed > times:
+                    continue
+                place = Path(folder) / f"{side}{seed}"
+                load = round(os.getloadavg()[0], 2)
+                if side == "ours":
+                    seconds = time_ours(options, place, seed)
+                    loss, weights = loss_ours(place, halves(text)[1])
+                else:
+                    seconds = time_nanogpt(options, place, seed)
+                    loss, weights = loss_nanogpt(place, text)
+                run = {"seed": seed, "seconds": round(seconds, 2), "heldout_nats": round(loss, 4)}
+                sides[side].append({**run, "parameters": weights, "load_before": load})
+                print(json.dumps({side: sides[side][-1]}), file=sys.stderr)
+    target = statistics.mean(run["heldout_nats"] for run in sides["nanogpt"])
+    ratios = [run["seconds"] for run in sides["ours"]]
+    theirs = statistics.median(run["seconds"] for run in sides["nanogpt"])
+    return {
+        **sides,
+        "target_nats": round(target, 4),
+        "reached": all(run["heldout_nats"] <= target for run in sides["ours"]),
+        "ratio": {
+            "median": round(theirs / statistics.median(ratios), 2),
+            "least": round(theirs / max(ratios), 2),
+            "most": round(theirs / min(ratios), 2),
+        },
+        "unigram_nats": round(unigram(text), 4),
+        "characters": len(text),
+    }
+
+
+def surroundings(options: argparse.Namespace) -> dict[str, Any]:
+    import torch
+
+    def commit(folder: Path) -> str:
+        found = subprocess.run(["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True)
+        return found.stdout.strip() if found.returncode == 0 else "unknown"
+
+    return {
+        "command": f"python bench/gpt.py --nanogpt CHECKOUT --text input.txt --steps {options.steps} "
+        f"--seeds {options.seeds} --rounds {options.rounds}",
+        "commit": commit(ROOT),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "device": f"cpu, {options.threads} threads, {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
+        "config": {"ours": {"size": "tiny", "context": CONTEXT, "steps": options.steps}, "nanogpt": " ".join(FLAGS)},
+        "unit": {"seconds": "wall, whole process", "heldout_nats": "nats a character, less is better"},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nanogpt", type=Path, help="a checkout of karpathy/nanoGPT")
+    parser.add_argument("--text", required=True, help="the text both learn from, such as tinyshakespeare's input.txt")
+    parser.add_argument("--steps", type=int, default=150, help="updates of ours")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of ours")
+    parser.add_argument("--rounds", type=int, default=1, help="runs of nanoGPT")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--machine", default=f"{platform.machine()}-{os.cpu_count()}core")
+    for name in ("--side", "--folder"):
+        parser.add_argument(name, default="", help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.side == "ours":
+        run_ours(options)
+        return
+    if options.nanogpt is None or not (options.nanogpt / "train.py").is_file():
+        parser.error("--nanogpt must be a checkout of karpathy/nanoGPT (its folder holds train.py)")
+    result = {**surroundings(options), **compare(options)}
+    folder = Path(__file__).parent / "results"
+    folder.mkdir(exist_ok=True)
+    month = datetime.date.today().strftime("%Y%m")
+    (folder / f"gpt_{options.machine}_{month}.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
