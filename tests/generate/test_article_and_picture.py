@@ -154,7 +154,7 @@ def test_pictures_with_seeds_and_round_trips(painter: Any, tmp_path: Path) -> No
     for number, piece in enumerate(pieces):
         assert piece.media == "image" and len(piece.files) == 1 and ctx.path(piece.files[0]).is_file()
         assert piece.meta["seed"] == seed_of(ctx.seed, 1, number)
-        assert 0.0 <= piece.meta["reconstruction_mse"] <= 1.0
+        assert 0.0 <= piece.meta["round_trip_mse"] <= 1.0
     again = list(made.generate({"model": [painter]}, RunContext(tmp_path / "again")))
     assert [piece.id for piece in again] == [piece.id for piece in pieces]
 
@@ -169,3 +169,17 @@ def test_seeds_are_exact_in_json_anywhere() -> None:
         seed_of(7, brief, candidate, attempt) for brief in range(4) for candidate in range(50) for attempt in range(3)
     }
     assert len(seeds) == 600 and all(0 <= seed < 2**53 for seed in seeds)
+
+
+class FactsOnly(Shelf):
+    """What keywords and style are: their hits hold facts, which are no passages."""
+
+    of_facts = True
+
+
+def test_facts_give_themes_but_no_material(novelist: Any, tmp_path: Path) -> None:
+    facts = FactsOnly([Item(media="text", text="bread: oven, rye, river")], TOPICS)
+    alone = write(RunContext(tmp_path / "a"), novelist, knowledge=[facts], count=2, length=60)
+    assert all(piece.parents == () and piece.meta["theme"] for piece in alone)
+    both = write(RunContext(tmp_path / "b"), novelist, knowledge=[facts, Shelf(ARCHIVE)], count=2, length=60)
+    assert all(set(piece.parents) <= {item.id for item in ARCHIVE} and piece.parents for piece in both)

@@ -213,7 +213,7 @@ def test_layouts_are_read_from_texts() -> None:
 def test_titles() -> None:
     taken: set[str] = set()
     assert opening_title(POEMS[0], taken=taken) == "白日"
-    assert opening_title(POEMS[0], taken={"白日"}) == "依山尽"
+    assert opening_title(POEMS[0], taken={"白日"}) == "白日依山尽"
     assert opening_title("the day is done, and the night", taken=taken) == "The day is done"
     assert opening_title("I went down to the river and into the dark of it.", taken=taken) == "I went down to the river"
     assert opening_title("", taken=taken) == opening_title("…", taken=taken) == ""
@@ -292,3 +292,19 @@ def test_chinese_poems_are_printed_two_lines_on_one() -> None:
     assert verse._stanzas("白日依山尽\n黄河入海流。\n\n欲穷千里目 更上一层楼。") == (
         "白日依山尽\n黄河入海流。\n欲穷千里目\n更上一层楼。"
     )
+
+
+class Topical(Shelf):
+    """The same, naming one theme."""
+
+    def facts(self) -> ItemList:
+        return ItemList([Item(media="fact", text="月", meta={"kind": "topic", "terms": ["月", "山"]})])
+
+
+def test_a_weak_model_keeps_the_form_of_its_archive(novelist: Any, tmp_path: Path) -> None:
+    """A model that shows no verse of its own is held to the lines of the archive that knowledge finds."""
+    shelf = Topical([Item(media="text", text=text) for text in POEMS])
+    layout = verse.of_archive([shelf], RunContext(tmp_path / "a"))
+    assert layout.verse and layout.script == "zh" and dict(layout.lengths).keys() == {5}
+    assert not verse.of_archive([Shelf([])], RunContext(tmp_path / "b")).verse
+    assert not verse.of_archive([], RunContext(tmp_path / "c")).verse

@@ -178,3 +178,24 @@ def test_repetition_figures_by_hand() -> None:
     assert longest_repeat("abcXabcY") == 3
     assert longest_repeat("aaaa") == 3
     assert longest_repeat("abcd") == 0
+
+
+def test_a_long_text_is_not_repetition_by_its_length_and_a_strange_form_is_not_assessed(tmp_path: Path) -> None:
+    rng = random.Random(4)
+    names = ["".join(rng.choice("aeioukmnprstvlz") for _ in range(rng.randint(3, 9))) for _ in range(3000)]
+    long = " ".join(rng.choice(names) for _ in range(8000))
+    assert distinct_share(long) > 0.7  # type: ignore[operator]
+    found = judge(tmp_path, [Item(media="text", text=long[:400], meta={"form": {"kind": "sestina"}})], [])
+    assert next(iter(found.values())).scores["form"] is None
+
+
+def test_choosing_among_many_pictures_is_quick_work(tmp_path: Path) -> None:
+    rng, ctx = random.Random(8), RunContext(tmp_path / "ctx")
+    archive = [picture(ctx, disc(rng), "heldout" if n % 4 == 0 else "train") for n in range(20)]
+    items = [picture(ctx, disc(rng)) for _ in range(300)]
+    found = list(
+        pick.Component(pick.Config(items=("x",), keep=150)).judge(
+            dataset(tmp_path / "items", items), dataset(tmp_path / "archive", archive), ctx
+        )
+    )
+    assert 0 < sum(v.kept for v in found) <= 150

@@ -3,6 +3,7 @@ piece."""
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,6 +14,7 @@ from intaglio.core.i18n import t
 from intaglio.generate._briefs import Brief, seed_of
 
 BATCH = 32
+MOST_THEMES = 256
 
 
 @dataclass(frozen=True)
@@ -85,14 +87,42 @@ def knowledge_of(inputs: Inputs) -> Sequence[LoadedKnowledge]:
 
 
 def search_all(knowledge: Sequence[LoadedKnowledge], query: str, k: int) -> list[Hit]:
-    """The best hits of all, one an item, in turns: the scores of different indexes cannot be compared."""
-    columns = [each.search(query, k) for each in knowledge] if query.strip() else []
+    """The best passages of all, one an item, in turns: the scores of different indexes cannot be compared.
+
+    What finds facts and no passages (keywords, style) is left out.
+    """
+    indexes = [each for each in knowledge if not getattr(each, "of_facts", False)]
+    columns = [each.search(query, k) for each in indexes] if query.strip() else []
     found: dict[str, Hit] = {}
     for rank in range(k):
         for column in columns:
             if rank < len(column):
                 found.setdefault(column[rank].item, column[rank])
     return list(found.values())[:k]
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the facts of all knowledge tell: themes (the words of topics and keywords), a fixed sample, and style."""
+
+    themes: tuple[str, ...]
+    style: tuple[str, ...]
+
+
+def told_by(knowledge: Sequence[LoadedKnowledge], ctx: Context) -> Told:
+    """Read the facts, of which there may be as many as items."""
+    themes: list[tuple[int, str]] = []
+    style: list[str] = []
+    for each in knowledge:
+        for place, fact in enumerate(each.facts()):
+            kind = fact.meta.get("kind")
+            if kind == "style":
+                style.append(fact.text)
+            elif kind in ("topic", "keyword"):
+                words = fact.meta.get("terms") or [fact.text]
+                themes.append((seed_of(ctx.seed, 0, place), " ".join(str(word) for word in words[:3])))
+    chosen = heapq.nsmallest(MOST_THEMES, themes)
+    return Told(tuple(dict.fromkeys(text for _, text in chosen)), tuple(style[:12]))
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from intaglio.core.contracts import Context, Sampling, TextModel
+from intaglio.core.contracts import Context, LoadedKnowledge, Sampling, TextModel
 from intaglio.generate._briefs import seed_of
+from intaglio.generate._drafts import search_all, told_by
 from intaglio.generate._titles import split_title
 from intaglio.media.verse import is_han, lines_of, measure, words_of
 
@@ -37,6 +38,15 @@ def probe(model: TextModel, ctx: Context) -> Layout:
     seeds = [seed_of(ctx.seed, 0, number) for number in range(PROBES)]
     made = model.complete([""] * PROBES, seeds=seeds, sampling=Sampling(max_tokens=160, temperature=0.8))
     return read_layout([each.text for each in made])
+
+
+def of_archive(knowledge: Sequence[LoadedKnowledge], ctx: Context) -> Layout:
+    """Read the layout off passages of the archive, found by the themes that knowledge names; prose where there are
+    few."""
+    texts: dict[str, str] = {}
+    for theme in told_by(knowledge, ctx).themes[:PROBES]:
+        texts.update((hit.item, hit.text) for hit in search_all(knowledge, theme, 4))
+    return read_layout(list(texts.values())) if len(texts) >= 4 else Layout("en", False)
 
 
 def read_layout(texts: Sequence[str]) -> Layout:

@@ -38,7 +38,7 @@ def _han_choices(text: str) -> list[str]:
     first = lines[0]
     if len(lines) > 1 and len(first) in (5, 7) and len(lines[1]) == len(first):
         # 2 + 3 and 2 + 2 + 3 are where such lines breathe
-        return [first[:2], first[-3:], *([first[:4]] if len(first) == 7 else []), first, lines[1]]
+        return [first[:2], *([first[:4]] if len(first) == 7 else []), first, lines[1]]
     return [first[:MOST_HAN], *(line[:MOST_HAN] for line in lines[1:4])]
 
 

@@ -12,7 +12,6 @@ Text:     ends with its last whole sentence. Title: the brief's, else one that t
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -24,14 +23,21 @@ from intaglio.core.contracts import Context, Hit, Inputs, Item, LoadedKnowledge,
 from intaglio.core.i18n import t
 from intaglio.generate._asking import ask_for_article, poem_in
 from intaglio.generate._briefs import Brief, briefs, seed_of
-from intaglio.generate._drafts import Draft, Drawing, follows_instructions, knowledge_of, search_all, text_model
+from intaglio.generate._drafts import (
+    Draft,
+    Drawing,
+    follows_instructions,
+    knowledge_of,
+    search_all,
+    text_model,
+    told_by,
+)
 from intaglio.generate._titles import opening_title, split_title
 from intaglio.media.verse import is_han
 from intaglio.media.words import sentences
 
 OPENING_WORDS = 4
 OPENING_HAN = 4
-MOST_TOPICS = 256
 TINY: dict[str, Any] = {"count": 2, "length": 40}
 
 
@@ -75,7 +81,11 @@ class Component:
         config = self.config
         model = text_model(inputs)
         wanted = briefs(ctx.project, config.briefs, count=config.count)
-        archive = _read(knowledge_of(inputs), ctx)
+        knowledge = knowledge_of(inputs)
+        told = told_by(knowledge, ctx)
+        if knowledge and not told.themes:
+            ctx.warn(t("this knowledge names no topics or keywords: without a theme in a brief nothing is looked up"))
+        archive = _Archive(knowledge, told.themes, told.style)
         asked = follows_instructions(model)
         sampling = Sampling(temperature=config.temperature, top_p=config.top_p)
         drawing = Drawing(
@@ -151,26 +161,6 @@ class Component:
             parents = tuple(hit.item for hit in hits if hit.item)
             notes = {"theme": theme} if theme else {}
             yield Draft(brief, number, prompt, max_tokens=self.config.length, parents=parents, notes=notes)
-
-
-def _read(knowledge: Sequence[LoadedKnowledge], ctx: Context) -> _Archive:
-    """Themes (topics and keywords) and style from the facts; of very many keywords a fixed sample."""
-    themes: list[tuple[int, str]] = []
-    style: list[str] = []
-    for each in knowledge:
-        for place, fact in enumerate(each.facts()):
-            kind = fact.meta.get("kind")
-            if kind == "style":
-                style.append(fact.text)
-            elif kind in ("topic", "keyword"):
-                words = fact.meta.get("terms") or [fact.text]
-                themes.append((seed_of(ctx.seed, 0, place), " ".join(str(word) for word in words[:3])))
-    if knowledge and not themes:
-        ctx.warn(
-            t("the knowledge named here holds no topics or keywords: without a theme in a brief nothing is looked up")
-        )
-    chosen = heapq.nsmallest(MOST_TOPICS, themes)
-    return _Archive(knowledge, tuple(dict.fromkeys(text for _, text in chosen)), tuple(style[:12]))
 
 
 def _mostly_han(text: str) -> bool:

@@ -1,7 +1,7 @@
 """Picture: new pictures from a model that draws, each from its own seed, kept with the model's rebuild of it.
 
 Seeds:    one a candidate, derived from the step's seed; in ``meta["seed"]``.
-Measured: ``meta["reconstruction_mse"]``, the mean squared error (in [0, 1] units) between a picture and the model's own
+Measured: ``meta["round_trip_mse"]``, the mean squared error (in [0, 1] units) between a picture and the model's own
           reconstruction of it: a picture that the model cannot hold on to lies outside what it learned. None where the
           model has no encoder.
 """
@@ -64,12 +64,12 @@ class Component:
                 seen.add(item.id)
                 if error is not None:
                     errors.append(error)
-                meta = {**item.meta, "kind": "picture", "seed": seed, "candidate": number, "reconstruction_mse": error}
+                meta = {**item.meta, "kind": "picture", "seed": seed, "candidate": number, "round_trip_mse": error}
                 yield dataclasses.replace(item, meta=meta)
             ctx.progress(min(first + BATCH, len(seeds)), len(seeds), pictures=min(first + BATCH, len(seeds)))
         if repeated:
             ctx.warn(t("{count} pictures were the same as earlier ones and were left out", count=repeated))
-        ctx.metric(candidates=len(seen), reconstruction_mse=round(statistics.fmean(errors), 6) if errors else None)
+        ctx.metric(candidates=len(seen), round_trip_mse=round(statistics.fmean(errors), 6) if errors else None)
 
 
 def _round_trips(model: PictureModel, made: Sequence[Item], ctx: Context) -> Iterator[float | None]:

@@ -3,8 +3,9 @@
 Forms:    Chinese ``quatrain`` (four lines of 5 or 7 characters, rhyme in lines 2 and 4, line 1 free to join, line 3
           kept away, no rhyming character twice) and ``couplet`` (two lines); English ``quatrain`` (xAxA), ``couplet``,
           ``haiku``, ``limerick``, ``sonnet`` with syllables and rhyme estimated by rules (``media/verse.py``);
-          ``free``: as the model likes. ``auto`` looks at what the model writes by itself: regular Chinese verse becomes
-          quatrains of its own line lengths, other lines become English quatrains, prose stays free.
+          ``free``: as the model likes. ``auto`` looks at what the model writes by itself, and else at passages of the
+          archive: regular Chinese verse becomes quatrains of its own line lengths, other lines become English
+                   quatrains, prose stays free.
 Masks:    a GPT of 1.3 M parameters rhymed in 2 of 54 free quatrains where the Tang poems it learned from rhyme in four
           places of five, and in all of 40 under the mask: length and rhyme are held token by token, and the model
           chooses among what is left. A model that takes instructions is told the form instead. Either way the finished
@@ -35,7 +36,7 @@ from intaglio.generate._briefs import Brief, briefs, seed_of
 from intaglio.generate._drafts import Draft, Drawing, follows_instructions, knowledge_of, search_all, text_model
 from intaglio.generate._han import HanForm
 from intaglio.generate._latin import LatinForm, Lexicon
-from intaglio.generate._layout import Layout, probe
+from intaglio.generate._layout import Layout, of_archive, probe
 from intaglio.generate._titles import opening_title, split_title
 from intaglio.media.verse import FORMS, Form, check, is_han, lines_of
 from intaglio.media.words import content_words, sentences
@@ -93,9 +94,12 @@ class Component:
         model = text_model(inputs)
         wanted = briefs(ctx.project, config.briefs, count=config.count, forms=FORM_NAMES)
         asked = follows_instructions(model)
+        knowledge = knowledge_of(inputs)
         layout = Layout(_script(ctx.languages), verse=True) if asked else probe(model, ctx)
+        if not layout.verse:  # a weak model does not show what it learned from: the archive does
+            layout = next((found for found in [of_archive(knowledge, ctx)] if found.verse), layout)
         lexicon = Lexicon(layout.words if layout.script == "en" else ())
-        desk = _Desk(model, knowledge_of(inputs), layout, lexicon, ctx)
+        desk = _Desk(model, knowledge, layout, lexicon, ctx)
         for brief in wanted:
             self._form(brief, desk, 0)  # a form that cannot be had is refused before any work
         sampling = Sampling(temperature=config.temperature, top_p=config.top_p)

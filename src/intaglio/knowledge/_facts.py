@@ -33,7 +33,13 @@ def nothing_to_read(ctx: Context, what: str) -> UserError:
 
 
 class FactKnowledge:
-    """``core.contracts.LoadedKnowledge`` over stored facts, asked by the words they share with the question."""
+    """``core.contracts.LoadedKnowledge`` over stored facts, asked by the words they share with the question.
+
+    of_facts: its hits hold the fact, not a passage of the item, so generation takes themes and style from it, no
+              material.
+    """
+
+    of_facts = True
 
     def __init__(self, facts: Dataset) -> None:
         self._facts = facts

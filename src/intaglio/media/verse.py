@@ -2,10 +2,12 @@
 
 Chinese: the measure is characters; rhyme is the final of today's standard reading (pypinyin) in the fourteen classes of
          the New Rhymes (Zhonghua xin yun, 2005), level and oblique tones apart. A character with several readings
-         counts with its commonest, so of the older poets' rhymes those that still sound today are found, not all they
-         meant.
+         counts with its commonest, so of the older poets' rhymes those that still sound today are found: 80 % of the
+         places in 15,000 regular Tang poems, 11 % when their line ends are shuffled.
 English: the measure is syllables, by counting vowel groups; rhyme is told from spelling by rules, without a dictionary.
-         Both are estimates: see ``docs/LOG.md`` for how often they agree with a pronouncing dictionary.
+         Beside the CMU Pronouncing Dictionary, on the 2,820 commonest words of Shakespeare: syllables right for 96 %,
+         75 % of its rhyming pairs found; 75 % of those found are its own, or 54 % with words in -y, where verse
+         rhymes "liberty" with "me" and the dictionary does not.
 """
 
 from __future__ import annotations

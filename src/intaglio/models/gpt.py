@@ -201,8 +201,16 @@ def _say_what_is_thin(corpus: Corpus, run: Run, ctx: Context) -> None:
 
 def _train(writer: Writer, corpus: Corpus, run: Run, ctx: Context) -> Trained:
     model, dtype = writer.model, fast_dtype(ctx.device)
+    times = max(4, min(20, run.steps // 25))  # short trainings are looked at less often
     plan = Plan(
-        steps=run.steps, seed=derive(ctx.seed, "train"), per_step=run.tokens_per_step, unit="tok/s", warmup=0.03
+        steps=run.steps,
+        seed=derive(ctx.seed, "train"),
+        per_step=run.tokens_per_step,
+        unit="tok/s",
+        warmup=0.04,
+        cooldown=0.8,
+        evaluations=times,
+        previews=min(5, times),
     )
 
     def loss(step: int, gen: torch.Generator) -> Tensor:

@@ -25,7 +25,7 @@ HELDOUT_SAMPLE = 500
 COPY_FRACTION = 0.5  # of the median distance from held-out to training pictures
 COPY_FALLBACK = 0.02  # root mean square difference, where there is nothing to measure it from
 SHARPNESS_SIDE = 64
-DIFFERENT = 0.5  # weight of difference from those chosen; more of it brings the odd ones to the front
+DIFFERENT = 0.15  # weight of difference from those chosen; more of it brings the odd ones to the front
 
 
 @dataclass(frozen=True)
@@ -105,41 +105,44 @@ def choose(
 ) -> tuple[list[int], dict[int, int]]:
     """Indexes of the pictures to keep, best first, and those left out as too like one chosen (index to that one).
 
-    Greedy: sharpness and nearness to held-out pictures speak for a picture, nearness to one already chosen against it
-    (maximal marginal relevance, Carbonell and Goldstein 1998).
+    Greedy: sharpness and nearness to the archive (outside the bound of a copy) speak for a picture, nearness to one
+    chosen already against it (maximal marginal relevance, Carbonell and Goldstein 1998). Time: candidates times kept.
     """
     chosen: list[int] = []
     alike: dict[int, int] = {}
-    left = list(allowed)
-    while left and len(chosen) < keep:
-        best = max(left, key=lambda i: (_worth(scores[i]) + DIFFERENT * _apart(scores, i, chosen), -i))
-        left.remove(best)
-        twin = next((j for j in chosen if _distance(scores, best, j) < bounds.copy), None)
-        if twin is not None:
-            alike[best] = twin
-        else:
-            chosen.append(best)
+    features = np.stack([each.feature for each in scores])
+    worth = np.array([_worth(each) for each in scores])
+    apart = np.full(len(scores), np.inf)  # distance to the nearest one chosen
+    nearest_chosen = np.full(len(scores), -1)
+    left = np.zeros(len(scores), dtype=bool)
+    left[list(allowed)] = True
+    while left.any() and len(chosen) < keep:
+        gain = worth + DIFFERENT * np.where(np.isfinite(apart), apart, 0.0)
+        best = int(np.where(left, gain, -np.inf).argmax())
+        left[best] = False
+        if apart[best] < bounds.copy:
+            alike[best] = int(nearest_chosen[best])
+            continue
+        chosen.append(best)
+        distance = np.linalg.norm(features - features[best], axis=1)
+        nearest_chosen = np.where(distance < apart, best, nearest_chosen)
+        apart = np.minimum(apart, distance)
     return chosen, alike
 
 
 def _worth(scores: PictureScores) -> float:
     sharp = scores.scores["sharpness"]
-    far = scores.scores["nearest_heldout"]
-    return 0.2 * min(1.0, sharp if sharp is not None else 1.0) - (far if far is not None else 0.0)
-
-
-def _apart(scores: Sequence[PictureScores], i: int, chosen: Sequence[int]) -> float:
-    return min((_distance(scores, i, j) for j in chosen), default=0.0)
-
-
-def _distance(scores: Sequence[PictureScores], i: int, j: int) -> float:
-    return float(np.linalg.norm(scores[i].feature - scores[j].feature))
+    near = [value for name in ("nearest_heldout", "nearest_train") if (value := scores.scores[name]) is not None]
+    return 0.1 * min(1.0, sharp if sharp is not None else 1.0) - (sum(near) / len(near) if near else 0.0)
 
 
 def diversity(scores: Sequence[PictureScores], among: Sequence[int]) -> float | None:
-    """Mean distance between two of the pictures; None below two."""
-    pairs = [_distance(scores, i, j) for n, i in enumerate(among) for j in among[n + 1 :]]
-    return round(float(np.mean(pairs)), 5) if pairs else None
+    """Mean distance between two of the pictures (of the first 500); None below two."""
+    features = np.stack([scores[i].feature for i in among[:500]]) if among else np.empty((0, 1), np.float32)
+    if len(features) < 2:
+        return None
+    total = sum(float(np.linalg.norm(features[n + 1 :] - features[n], axis=1).sum()) for n in range(len(features) - 1))
+    return round(total / (len(features) * (len(features) - 1) / 2), 5)
 
 
 def _nearest_other(features: Feature, i: int) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from intaglio.core.contracts import Dataset, Item
 from intaglio.core.i18n import t
@@ -17,6 +18,8 @@ SLACK = 1.25  # beyond what nine in ten held-out texts have in common with the t
 SAMPLE = 400  # held-out texts that set the bound and the baselines
 MIN_DISTINCT = 0.5  # share of distinct 4-grams below which a text repeats itself
 DISTINCT_N = 4
+WINDOW = 600  # letters
+MOST_HELDOUT = 4_000  # held-out texts that are looked at, evenly over all of them
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,9 @@ class TextScale:
 
 def scale(archive: Dataset) -> TextScale:
     """Learn the judge and the bounds from an archive; one pass over its training texts for the bounds."""
-    heldout = [item.text for item in _texts(archive.split("heldout"))]
+    kept_out = archive.split("heldout").of("text")
+    every = max(1, len(kept_out) // MOST_HELDOUT)
+    heldout = [item.text for item in islice(_texts(kept_out), 0, None, every)]
     if len(heldout) >= 2:
         judge, rest, source = Judge(heldout[0::2]), heldout[1::2], "heldout"
     else:
@@ -132,16 +137,26 @@ def _form(item: Item) -> tuple[float | None, tuple[str, ...]]:
     meta = item.meta.get("form")
     if not isinstance(meta, dict):
         return None, ()
-    found = check(item.text, Form.from_meta(meta))
+    try:
+        form = Form.from_meta(meta)
+    except (KeyError, TypeError, ValueError):
+        return None, ()  # a form of another maker's: not assessed
+    found = check(item.text, form)
     return _round((found.measured + found.rhymed) / max(1, found.lines + found.rhymes)), found.faults
 
 
 def distinct_share(text: str, n: int = DISTINCT_N) -> float | None:
-    """Distinct groups of ``n`` letters over all of them (Li et al. 2016, distinct-n); None below 2n letters."""
+    """Distinct groups of ``n`` letters over all of them (Li et al. 2016, distinct-n), the least of any window of 600
+    letters, since the share falls with the length of a text; None below 2n letters."""
     bare = letters(text)
     if len(bare) < 2 * n:
         return None
-    groups = [bare[i : i + n] for i in range(len(bare) - n + 1)]
+    starts = range(0, max(1, len(bare) - WINDOW // 2), WINDOW // 2)
+    return min(_distinct(bare[start : start + WINDOW], n) for start in starts)
+
+
+def _distinct(bare: str, n: int) -> float:
+    groups = [bare[i : i + n] for i in range(max(1, len(bare) - n + 1))]
     return len(set(groups)) / len(groups)
 
 

@@ -13,8 +13,8 @@ Pictures  nearest_train          root mean square difference at 16 x 16; refused
           nearest_heldout, train_to_heldout_ratio (well below 1: it leans on training pictures)
           sharpness              beside the archive's median; nearest_other: to another candidate
           round_trip_mse         how well its model rebuilds it, as measured when it was made
-Ranking   texts by bits_per_char + 2 copied_share + 4 (1 - distinct_4); pictures by sharpness, nearness to held-out
-          pictures and difference from those chosen. ``keep`` is shared by media in proportion, at least one each.
+Ranking   texts by bits_per_char + 2 copied_share + 4 (1 - distinct_4); pictures by sharpness, nearness to the archive's
+          and difference from those chosen. ``keep`` is shared by media in proportion, at least one each.
 """
 
 from __future__ import annotations
