@@ -89,7 +89,7 @@ def run_ours(options: argparse.Namespace) -> None:
 
 
 def timed(command: Sequence[str], *, threads: int, cwd: Path | None = None) -> float:
-    # Both sides wait for their threads without spinning, as the runner's workers do: one busy neighbor costs tenfold else.
+    # Both sides wait for their threads without spinning, as the runner's workers do: a neighbor would cost tenfold.
     waiting = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
     environment = {**os.environ, **waiting, "PYTHONPATH": str(ROOT / "src")}
     start = time.perf_counter()

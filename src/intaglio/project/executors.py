@@ -43,8 +43,6 @@ class _Process:
         environment["TOKENIZERS_PARALLELISM"] = "false"
         environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads must not spin against the step beside
         environment.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        # Threads that wait by spinning cost 7 to 10 times as much where two trainings share the cores (measured).
-        environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         self._telling = threading.Lock()
         self._process = subprocess.Popen(
             [sys.executable, "-c", f"from {worker.__name__} import main; main()"],
