@@ -7,6 +7,8 @@ import importlib.util
 import json
 import os
 import platform
+import resource
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -62,6 +64,18 @@ def _check_cuda(asked: str) -> None:
 def memory_bytes() -> int:
     """Physical memory of the machine in bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def peak_bytes() -> int:
+    """The most memory this process has held. On Linux from its own address space: getrusage also counts the parent's
+    memory at the moment of the fork."""
+    try:
+        for line in Path("/proc/self/status").read_text("ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass  # not Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def environment() -> dict[str, Any]:

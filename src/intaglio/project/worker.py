@@ -8,7 +8,6 @@ from __future__ import annotations
 import _thread
 import json
 import os
-import resource
 import sys
 import threading
 import traceback
@@ -16,6 +15,7 @@ from typing import Any
 
 from intaglio.core.errors import UserError
 from intaglio.project.call import StepCall
+from intaglio.project.machine import peak_bytes
 
 
 def main() -> None:
@@ -67,14 +67,13 @@ def run(call: StepCall, say: Any) -> dict[str, Any]:
             "fix": "",
             "trace": traceback.format_exc(),
         }
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {
         "event": "done",
         "outputs": result.outputs,
         "counts": result.counts,
         "metrics": result.metrics,
         "published": result.published,
-        "peak_bytes": peak,
+        "peak_bytes": peak_bytes(),
     }
 
 
