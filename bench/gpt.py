@@ -147,7 +147,7 @@ def loss_nanogpt(folder: Path, text: str) -> tuple[float, int]:
     number = {character: index for index, character in enumerate(sorted(set(text)))}
 
     def nats(ids: Any) -> Any:
-        logits, _ = model(ids[:, :-1], ids[:, 1:])
+        logits, _ = model(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
         return F.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
 
     weights = sum(parameter.numel() for parameter in model.parameters())
