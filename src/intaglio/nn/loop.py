@@ -269,7 +269,7 @@ class _Run:
         value = self.loss(state.step, self.generator)
         value.backward()
         if self.plan.clip:
-            nn.utils.clip_grad_norm_(self.parameters, self.plan.clip, foreach=True)
+            self._clip()
         for optimizer in self.keeper.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -277,6 +277,13 @@ class _Run:
             self.keeper.averaged.update()
         self.pending.append(value.detach())
         state.step += 1
+
+    def _clip(self) -> None:
+        """As ``clip_grad_norm_``; on the CPU gradients within the bound are left as they are, not multiplied by one."""
+        grads = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        norm = nn.utils.get_total_norm(grads, foreach=True)
+        if norm.device.type != "cpu" or not norm <= self.plan.clip:
+            nn.utils.clip_grads_with_norm_(self.parameters, self.plan.clip, norm, foreach=True)
 
     def _look(self) -> bool:
         """Take in the losses not looked at yet; False where they say that the training has diverged."""
@@ -319,7 +326,9 @@ class _Run:
     def _seed(self, *parts: object) -> None:
         seed = derive(self.plan.seed, *parts)
         self.generator.manual_seed(seed)
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed looks for every other kind of device each time
+        if torch.cuda.is_initialized():
+            torch.cuda.manual_seed_all(seed)
 
     def _point(self, heldout: float | None) -> None:
         state = self.state
