@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 TIMES = re.compile(rb"\d{4}-\d\d-\d\d(T\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00))?")
+SVG_MANIFEST = re.compile(rb"<c2pa:manifest>[^<]*</c2pa:manifest>")
 
 
 def intaglio(*words: str) -> list[str]:
@@ -30,10 +31,10 @@ def intaglio(*words: str) -> list[str]:
 
 
 def unsigned(path: Path) -> bytes:
-    """A published file without its signature and time stamps; text files are signed beside, PNG in a chunk."""
+    """A published file without its signature and time stamps; PNG and SVG carry it inside, texts beside them."""
     data = path.read_bytes()
     if data[:8] != b"\x89PNG\r\n\x1a\n":
-        return TIMES.sub(b"TIME", data)
+        return TIMES.sub(b"TIME", SVG_MANIFEST.sub(b"", data))
     out, at = [data[:8]], 8
     while at < len(data):
         (length,) = struct.unpack(">I", data[at : at + 4])
@@ -61,7 +62,8 @@ def run_with_kills(folder: Path, kills: int, rng: random.Random, seconds: float)
     while True:
         process = subprocess.Popen(intaglio(*words), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            code = process.wait(timeout=rng.uniform(0.1, 2 * seconds / max(kills, 1)) if done < kills else None)
+            # exponential: many kills while steps start, some so late that a training has saved its state
+            code = process.wait(timeout=0.1 + rng.expovariate(kills / (1.5 * seconds)) if done < kills else None)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()

@@ -25,6 +25,7 @@ from intaglio.nn.device import environment
 from intaglio.nn.ema import Ema
 from intaglio.nn.order import derive
 
+AVERAGED_EVERY = 4  # steps: the average of weights moves so slowly that every fourth step tells it as much
 CURVE_POINTS = 400  # a curve keeps about this many points, however long the training
 
 
@@ -131,7 +132,7 @@ def train(
     Errors:
         Diverged: the loss became infinite, or grew far past its start, again after one return to the last good state.
     """
-    averaged = Ema(model, decay=plan.ema) if plan.ema else None
+    averaged = Ema(model, decay=plan.ema**AVERAGED_EVERY) if plan.ema else None
     keeper = _Keeper(work, model, list(optimizers), averaged, {"plan": plan.exact(), **(identity or {})})
     run = _Run(model, loss, plan, report, keeper, say, evaluate, preview)
     return run.run()
@@ -273,7 +274,7 @@ class _Run:
         for optimizer in self.keeper.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        if self.keeper.averaged:
+        if self.keeper.averaged and ((state.step + 1) % AVERAGED_EVERY == 0 or state.step + 1 == self.plan.steps):
             self.keeper.averaged.update()
         self.pending.append(value.detach())
         state.step += 1

@@ -245,8 +245,9 @@ class _Site:
     # -------------------------------------------------------------------------------------------------- feed and icon
     def feeds(self, cards: Sequence[Card]) -> Iterator[PublishedFile]:
         fallback = _stamp(self.config.updated)
-        newest = sorted(((card.created or fallback, -place) for place, card in enumerate(cards)), reverse=True)
-        entries = [(stamp, cards[-place], _uuid(cards[-place].id)) for stamp, place in newest[: self.config.feed]]
+        stamped = [(card.created or fallback, card, _uuid(card.id)) for card in cards]
+        # newest day first, then as chosen: which of two steps of one run ended first must not change the feed
+        entries = sorted(stamped, key=lambda entry: entry[0][:10], reverse=True)[: self.config.feed]
         for language in self.languages:
             path = self.localized("feed.xml", language)
             identity = _uuid(digest(["feed", self.base_url or [self.title, self.author, self.ctx.step], language]))
@@ -259,7 +260,7 @@ class _Site:
                 "id": identity,
                 "path": path,
                 "entries": entries,
-                "updated": entries[0][0],
+                "updated": max(stamp for stamp, _, _ in entries),
             }
             self.write(path, self.templates.get_template("feed.xml.j2").render(values))
             ids = tuple(card.id for _, card, _ in entries)
