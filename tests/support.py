@@ -31,12 +31,14 @@ class RunContext:
         project: Path | None = None,
         languages: Sequence[str] = ("en", "zh"),
         traces: Mapping[str, Trace] | None = None,
+        inputs: Mapping[str, Sequence[Any]] | None = None,
     ) -> None:
         self.root = root
         self.step, self.seed, self.device, self.threads, self.offline = step, seed, device, threads, offline
         self.out, self.work, self.blobs = root / "out", root / "work", root / "blobs"
         self.project = project or root / "project"
         self.languages = tuple(languages)
+        self.inputs, self.settings = dict(inputs or {}), {"name": "test", "title": "", "author": ""}
         for folder in (self.out, self.work, self.blobs, self.project):
             folder.mkdir(parents=True, exist_ok=True)
         self.progressed: list[tuple[float, float, dict[str, float | str]]] = []

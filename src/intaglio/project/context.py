@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from intaglio.core.contracts import FileRef, Finding, Item, Trace
+from intaglio.core.contracts import FileRef, Finding, Inputs, Item, Trace
 from intaglio.store import Store
 
 Say = Callable[[dict[str, Any]], None]
@@ -32,6 +32,7 @@ class StepContext:
         self.work.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(self.out, ignore_errors=True)
         self.out.mkdir(parents=True)
+        self.inputs: Inputs = {}
         self.metrics: dict[str, Any] = {}
         self.warnings: list[str] = []
         self.findings: list[Finding] = []

@@ -169,6 +169,7 @@ def _chain(component: Any, run: Run) -> Iterator[Item | Skip]:
 def _models(run: Run) -> StepResult:
     component = run.component()
     data = run.dataset("data").of(*component.takes) if getattr(component, "takes", ()) else run.dataset("data")
+    run.ctx.inputs = _handles(run, [each for each in run.call.inputs if each.role != "data"])
     metrics = dict(component.fit(data, run.ctx))
     run.ctx.keep_previews()
     tree = run.store.blobs.put_tree(run.ctx.out)
@@ -210,13 +211,20 @@ def load_handle(each: StepInput, run_store: Store, work: Path, *, device: str, t
     return Collection(run_store.blobs, each.outputs["items"])
 
 
+def _handles(run: Run, inputs: Iterable[StepInput]) -> dict[str, list[Any]]:
+    """What the steps of these inputs made, ready to use, by role."""
+    call = run.call
+    handles: dict[str, list[Any]] = {}
+    for each in inputs:
+        handle = load_handle(each, run.store, Path(call.work), device=call.device, threads=call.threads)
+        handles.setdefault(each.role, []).append(handle)
+    return handles
+
+
 def _generate(run: Run) -> StepResult:
     component = run.component()
     call = run.call
-    handles: dict[str, list[Any]] = {}
-    for each in call.inputs:
-        handle = load_handle(each, run.store, Path(call.work), device=call.device, threads=call.threads)
-        handles.setdefault(each.role, []).append(handle)
+    handles = _handles(run, call.inputs)
     license_ = combined_license(_licenses(run))
     made = 0
     with CollectionWriter(run.store.blobs, run.store.scratch) as writer:

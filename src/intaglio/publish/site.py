@@ -102,7 +102,7 @@ class Component:
 
 class _Site:
     def __init__(self, config: Config, ctx: Context, languages: Sequence[str]) -> None:
-        settings = getattr(ctx, "settings", None) or {}
+        settings = ctx.settings
         self.config, self.ctx, self.languages = config, ctx, tuple(languages)
         self.title = clean(config.title or settings.get("title") or settings.get("name") or ctx.project.name)
         self.author = clean(config.author or settings.get("author") or self.title)
