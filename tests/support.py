@@ -38,7 +38,7 @@ class RunContext:
         self.out, self.work, self.blobs = root / "out", root / "work", root / "blobs"
         self.project = project or root / "project"
         self.languages = tuple(languages)
-        self.inputs, self.settings = dict(inputs or {}), {"name": "test", "title": "", "author": ""}
+        self.inputs, self.settings = dict(inputs or {}), dict[str, Any]()
         for folder in (self.out, self.work, self.blobs, self.project):
             folder.mkdir(parents=True, exist_ok=True)
         self.progressed: list[tuple[float, float, dict[str, float | str]]] = []
