@@ -172,8 +172,8 @@ class Context(Protocol):
     out:     folder for files this step makes (checkpoint, index, publication); its whole content becomes the output.
     work:    scratch folder that survives a kill and is handed again to the same step with the same key.
     project: the project folder, for reading what the config names. offline: nothing may leave the machine.
-    inputs:  of a model's training: what the steps named by its roles other than ``data`` made, by role (a model to start
-             from, one whose codes to learn); empty in other stages, whose methods are handed their inputs.
+    inputs:  of a model's training: what the steps named by its roles other than ``data`` made, by role (a model
+             to start from, one whose codes to learn); empty in other stages, whose methods are handed their inputs.
     settings: name, title and author of the project.
     """
 
