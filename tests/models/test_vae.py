@@ -194,11 +194,14 @@ def test_mixture_stands_a_single_point_and_equal_points() -> None:
 # ------------------------------------------------------------------------------------------ the network
 @pytest.mark.parametrize("size_px", [8, 16, 28, 32, 48, 64, 96])
 def test_network_gives_back_the_size_it_got(size_px: int) -> None:
-    for net in ("conv", "mlp"):
-        shape = ae.Shape(net=net, size_px=size_px, channels=3, width=16, latents=5, blocks=1, likelihood="gaussian")
+    for net in ("conv", "mlp", "map"):
+        latents = 5 * (size_px // 4) ** 2 if net == "map" else 5
+        shape = ae.Shape(
+            net=net, size_px=size_px, channels=3, width=16, latents=latents, blocks=1, likelihood="gaussian"
+        )
         model = ae.Autoencoder(shape)
         mean, logvar = model.encode(torch.rand(2, 3, size_px, size_px))
-        assert mean.shape == logvar.shape == (2, 5)
+        assert mean.shape == logvar.shape == (2, latents)
         assert model.decode(mean).shape == (2, 3, size_px, size_px)
 
 

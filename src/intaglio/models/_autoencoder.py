@@ -23,8 +23,9 @@ _LOGVAR = (-14.0, 6.0)
 class Shape:
     """What the network looks like; kept in ``config.json`` of a checkpoint.
 
-    net: ``conv`` or ``mlp``. width: channels of the finest convolutional level, or the hidden units of the perceptron.
-    blocks: residual blocks a level (conv). likelihood: ``gaussian``, ``bernoulli`` or ``logistic``.
+    net: ``conv``, ``mlp`` or ``map``. width: channels of the finest convolutional level, or units of the ``mlp``.
+    latents: numbers of a code, all places of a map counted. blocks: residual blocks a level (not ``mlp``).
+    likelihood: ``gaussian``, ``bernoulli`` or ``logistic``. down: a map's side is ``size_px / down``.
     """
 
     net: str
@@ -34,6 +35,13 @@ class Shape:
     latents: int
     blocks: int
     likelihood: str
+    down: int = 4
+
+    @property
+    def code(self) -> tuple[int, int, int]:
+        """Channels, height and width of a code as a map; a vector is a map of one place."""
+        side = self.size_px // self.down if self.net == "map" else 1
+        return self.latents // side**2, side, side
 
     @property
     def pixels(self) -> tuple[int, int, int]:
@@ -47,10 +55,13 @@ class Shape:
 class Autoencoder(nn.Module):
     """q(z|x), a Gaussian with its own mean and log-variance for each picture, and p(x|z).
 
-    The decoder learns what differs from the mean picture of the training set.
+    The decoder learns what differs from the mean picture of the training set. Codes are flat vectors here, also where
+    the network keeps a map of them; ``code_mean`` and ``code_spread`` standardize each channel of a map.
     """
 
     mean_CHW: Tensor
+    code_mean: Tensor
+    code_spread: Tensor
     spread: Tensor
     variance: Tensor
 
@@ -61,12 +72,16 @@ class Autoencoder(nn.Module):
         if shape.net == "conv":
             self.encoder: nn.Module = vision.ConvEncoder(channels=shape.channels, **own)
             self.decoder: nn.Module = vision.ConvDecoder(outputs=shape.channels, **own)
+        elif shape.net == "map":
+            self.encoder, self.decoder = _map_pair(shape)
         else:
             self.encoder = vision.MlpEncoder(pixels=shape.dimensions, hidden=shape.width, latents=shape.latents)
             self.decoder = vision.MlpDecoder(shape=shape.pixels, hidden=shape.width, latents=shape.latents)
         self.register_buffer("mean_CHW", torch.full(shape.pixels, 0.5))
         self.register_buffer("spread", torch.tensor(0.25))
         self.register_buffer("variance", torch.tensor(0.05))
+        self.register_buffer("code_mean", torch.zeros(shape.code[0]))
+        self.register_buffer("code_spread", torch.ones(shape.code[0]))
         if shape.likelihood == "logistic":
             self.log_scale = nn.Parameter(torch.full((shape.channels, 1, 1), -2.5))
 
@@ -80,11 +95,11 @@ class Autoencoder(nn.Module):
         """Mean and log-variance of the posterior, each (B, Z), float32."""
         centred = ((x_BCHW - self.mean_CHW) / self.spread).contiguous(memory_format=torch.channels_last)
         mean, logvar = self.encoder(centred).float().chunk(2, 1)
-        return mean, logvar.clamp(*_LOGVAR)
+        return mean.flatten(1), logvar.flatten(1).clamp(*_LOGVAR)
 
     def decode(self, z_BZ: Tensor) -> Tensor:
         """What the likelihood takes as its mean, (B, C, H, W), float32: logits for ``bernoulli``, else pixels."""
-        outcome = self.decoder(z_BZ).float()
+        outcome = self.decoder(z_BZ.view(-1, *self.shape.code) if self.shape.net == "map" else z_BZ).float()
         if self.shape.likelihood == "bernoulli":
             return outcome + torch.logit(self.mean_CHW, eps=1e-3)
         return outcome * self.spread + self.mean_CHW
@@ -108,16 +123,29 @@ class Autoencoder(nn.Module):
         return score(outcome, x, self.variance if variance is None else variance)
 
 
+def _map_pair(shape: Shape) -> tuple[nn.Module, nn.Module]:
+    own = {"width": shape.width, "blocks": shape.blocks, "down": shape.down}
+    encoder = vision.MapEncoder(channels=shape.channels, outputs=2 * shape.code[0], **own)
+    return encoder, vision.MapDecoder(inputs=shape.code[0], outputs=shape.channels, **own)
+
+
 def sampled(mean_BZ: Tensor, logvar_BZ: Tensor, generator: torch.Generator) -> Tensor:
     """z = mean + exp(logvar / 2) * noise: a draw that gradients pass through (Kingma and Welling, 2.4)."""
     noise = torch.randn(mean_BZ.shape, generator=generator, device=mean_BZ.device)
     return mean_BZ + torch.exp(0.5 * logvar_BZ) * noise
 
 
-def objective(
-    model: Autoencoder, x_BCHW: Tensor, generator: torch.Generator, *, beta: float, free_bits: float
-) -> Tensor:
-    """Negative ELBO in nats a dimension, mean over the batch, to be gone down.
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """What the objective weighs: beta of the KL term, free_bits (nats a latent), sharp of the error of edges."""
+
+    beta: float = 1.0
+    free_bits: float = 0.0
+    sharp: float = 0.0
+
+
+def objective(model: Autoencoder, x_BCHW: Tensor, generator: torch.Generator, weights: Weights) -> Tensor:
+    """Negative ELBO in nats a dimension, mean over the batch, to be gone down; edges in units of the Gaussian's sigma.
 
     With the Gaussian likelihood the variance is the one that fits the batch best, in closed form (Rybkin et al.,
     eq. 4); the model keeps its running mean.
@@ -130,8 +158,13 @@ def objective(
             variance = (outcome - x_BCHW).square().mean().clamp(min=SMALLEST_SIGMA**2)
             model.variance.lerp_(variance, 0.05)
     rebuilt = model.nats(outcome, x_BCHW, variance=variance)
-    kl = likelihoods.with_free_bits(likelihoods.kl_nats(mean, logvar), free_bits)
-    return (rebuilt + beta * kl).mean() / model.shape.dimensions
+    kl = likelihoods.with_free_bits(likelihoods.kl_nats(mean, logvar), weights.free_bits)
+    loss = (rebuilt + weights.beta * kl).mean() / model.shape.dimensions
+    if not weights.sharp:
+        return loss
+    drawn = torch.sigmoid(outcome) if model.shape.likelihood == "bernoulli" else outcome
+    sigma = (model.variance if variance is None else variance).sqrt()
+    return loss + weights.sharp * (likelihoods.edge_error(drawn, x_BCHW) / sigma).mean()
 
 
 def batches(pixels: np.ndarray[Any, Any], *, size: int, device: torch.device) -> Iterator[Tensor]:
@@ -158,7 +191,7 @@ def calibrate(model: Autoencoder, pixels: np.ndarray[Any, Any], generator: torch
 
 
 @torch.no_grad()
-def judge(model: Autoencoder, pixels: np.ndarray[Any, Any], generator: torch.Generator) -> float:
+def judge(model: Autoencoder, pixels: np.ndarray[Any, Any], generator: torch.Generator, *, beta: float = 1.0) -> float:
     """Negative ELBO of these pictures in nats a dimension, one sample each, the Gaussian's variance fitted to them."""
     device, count = model.variance.device, len(pixels)
     squares = kl = rest = 0.0
@@ -173,7 +206,7 @@ def judge(model: Autoencoder, pixels: np.ndarray[Any, Any], generator: torch.Gen
     if model.shape.likelihood == "gaussian":
         variance = max(squares / count / model.shape.dimensions, SMALLEST_SIGMA**2)
         rest = 0.5 * (squares / variance + count * model.shape.dimensions * float(np.log(2 * np.pi * variance)))
-    return (rest + kl) / count / model.shape.dimensions
+    return (rest + beta * kl) / count / model.shape.dimensions
 
 
 @torch.no_grad()
@@ -238,6 +271,20 @@ def baseline(model: Autoencoder, train_mean_CHW: Tensor, pixels: np.ndarray[Any,
             nats += float(likelihoods.gaussian_levels_nats(same, x.flatten(1), variance).sum())
     bits = likelihoods.bits_per_dimension(nats / len(pixels), model.shape.dimensions)
     return {"baseline_mse": mse, "baseline_bits_per_dim": bits}
+
+
+@torch.no_grad()
+def standardize(model: Autoencoder, pixels: np.ndarray[Any, Any]) -> None:
+    """Keep mean and spread of each channel of the codes of these pictures in the model."""
+    device, (channels, _, _) = model.variance.device, model.shape.code
+    total, squares, count = (torch.zeros(channels, dtype=torch.float64) for _ in range(3))
+    for x in batches(pixels, size=128, device=device):
+        codes = model.encode(x)[0].view(len(x), channels, -1).double().cpu()
+        total, squares, count = total + codes.sum((0, 2)), squares + codes.square().sum((0, 2)), count + len(x)
+    count = count * (model.shape.latents // channels)
+    mean = total / count
+    model.code_mean.copy_(mean)
+    model.code_spread.copy_((squares / count - mean.square()).clamp(min=1e-8).sqrt())
 
 
 @torch.no_grad()

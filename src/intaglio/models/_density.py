@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+DIRECTIONS = 96  # of a map's codes; a full covariance of thousands of numbers would need more pictures than there are
 COMPONENTS = (1, 2, 4, 8, 16)
 _SHRINK = 0.1  # share of each covariance replaced by its diagonal: full covariances from few points overfit
 _ROUNDS = 40
@@ -54,6 +55,53 @@ class Mixture:
         logdet_K = self.factors_KZZ.diagonal(dim1=1, dim2=2).log().sum(1)
         constant = 0.5 * points_NZ.shape[1] * math.log(2 * math.pi)
         return (self.weights_K.log() - logdet_K - constant - 0.5 * scaled_KZN.square().sum(1).T).to(points_NZ.dtype)
+
+
+@dataclass(frozen=True)
+class Plane:
+    """One Gaussian for codes of thousands of numbers: mean (Z,), directions (R, Z) scaled to their spread, rest (Z,).
+
+    z = mean + noise_R @ directions + noise_Z * rest: probabilistic principal components (Tipping and Bishop, 1999).
+    """
+
+    mean_Z: Tensor
+    directions_RZ: Tensor
+    rest_Z: Tensor
+
+    def draw(self, generator: torch.Generator, *, temperature: float = 1.0) -> Tensor:
+        """One point, (Z,), float32; ``temperature`` scales the distance from the mean."""
+        along = torch.randn(len(self.directions_RZ), generator=generator) @ self.directions_RZ.float()
+        return self.mean_Z.float() + temperature * (
+            along + torch.randn(len(self.rest_Z), generator=generator) * self.rest_Z.float()
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """For a checkpoint."""
+        parts = {"mean": self.mean_Z, "directions": self.directions_RZ, "rest": self.rest_Z}
+        return {f"prior.{name}": value.float() for name, value in parts.items()}
+
+
+Density = Mixture | Plane
+
+
+def of(tensors: dict[str, Tensor]) -> Density:
+    """What ``tensors`` of a density gave."""
+    if "prior.rest" in tensors:
+        return Plane(tensors["prior.mean"], tensors["prior.directions"], tensors["prior.rest"])
+    return Mixture.of(tensors)
+
+
+def fit_map(points_NZ: Tensor) -> Plane:
+    """One Gaussian along the directions in which the points vary most, and the rest in each dimension by itself."""
+    mean = points_NZ.mean(0)
+    away = points_NZ - mean
+    count = min(DIRECTIONS, (len(away) - 1) // 2)
+    if count < 1:
+        return Plane(mean, torch.zeros(0, len(mean)), points_NZ.var(0, unbiased=False).sqrt())
+    _, values, vectors = torch.linalg.svd(away, full_matrices=False)
+    directions = vectors[:count] * (values[:count, None] / len(away) ** 0.5)
+    rest = (away.var(0, unbiased=False) - directions.square().sum(0)).clamp(min=0.0).sqrt()
+    return Plane(mean, directions, rest)
 
 
 def normal(latents: int) -> Mixture:

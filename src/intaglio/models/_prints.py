@@ -21,27 +21,36 @@ from intaglio.core.i18n import t
 from intaglio.media import Unreadable
 from intaglio.media import image as images
 from intaglio.models import _autoencoder as ae
-from intaglio.models._density import Mixture
+from intaglio.models import _density
+from intaglio.models._density import Density
 from intaglio.models._pictures import Form, decoded
-from intaglio.nn.checkpoint import load_tensors, write_atomic
+from intaglio.nn.checkpoint import load_tensors, save_tensors, write_atomic
 from intaglio.nn.device import machine
 
+AT_ONCE = 128  # pictures
 FILES = ("model.safetensors", "config.json")
 
 
-def read_checkpoint(folder: Path, device: str) -> tuple[ae.Autoencoder, Mixture, dict[str, Any]]:
+def read_checkpoint(folder: Path, device: str) -> tuple[ae.Autoencoder, Density, dict[str, Any]]:
     """Network, density of codes, and ``config.json``. Errors: UserError where the folder holds no vae checkpoint."""
     try:
         facts = json.loads((folder / "config.json").read_text("utf-8"))
         tensors, _ = load_tensors(folder / "model.safetensors", device=device)
-        shape = ae.Shape(**facts["shape"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        model = ae.Autoencoder(ae.Shape(**facts["shape"]))
+        model.load_state_dict({name: value for name, value in tensors.items() if not name.startswith("prior.")})
+        prior = _density.of({name: value.cpu() for name, value in tensors.items() if name.startswith("prior.")})
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:  # RuntimeError: tensors of another shape
         what = t("this folder holds no vae checkpoint ({error})", error=str(error)[:200])
         raise UserError(what, where=folder.name, fix=t("train it again: intaglio run")) from error
-    model = ae.Autoencoder(shape)
-    model.load_state_dict({name: value for name, value in tensors.items() if not name.startswith("prior.")})
-    prior = Mixture.of({name: value.cpu() for name, value in tensors.items() if name.startswith("prior.")})
     return model.to(device).eval(), prior, facts
+
+
+def write_checkpoint(folder: Path, model: ae.Autoencoder, prior: Density, facts: Mapping[str, Any]) -> None:
+    """What ``read_checkpoint`` reads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_tensors(folder / "model.safetensors", {**model.state_dict(), **prior.tensors()})
+    text = json.dumps(dict(facts), indent=1, sort_keys=True) + "\n"
+    write_atomic(folder / "config.json", text.encode())
 
 
 class Prints:
@@ -49,7 +58,7 @@ class Prints:
 
     makes = "image"
 
-    def __init__(self, model: ae.Autoencoder, prior: Mixture, facts: Mapping[str, Any], *, threads: int) -> None:
+    def __init__(self, model: ae.Autoencoder, prior: Density, facts: Mapping[str, Any], *, threads: int) -> None:
         self.model, self.prior, self.facts, self.threads = model, prior, facts, threads
         self.device = str(model.variance.device)
         self.form = Form(**facts["form"])
@@ -112,6 +121,45 @@ class Prints:
         """PNG of the prints of these seeds side by side, not enlarged."""
         return images.dump(images.grid([_picture(self._decode(self.code(seed))) for seed in seeds], columns=columns))
 
+    # ------------------------------------------------------------------------------------- for models over the codes
+    @property
+    def map_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of a map of codes; (latents, 1, 1) where a picture becomes a vector."""
+        return self.model.shape.code
+
+    @torch.no_grad()
+    def encode_maps(self, pixels_NCHW: np.ndarray[Any, Any] | Tensor) -> Tensor:
+        """Posterior means of pictures in ``form`` (uint8), standardized: (N, *map_shape), float32 on the CPU.
+
+        Each channel has mean 0 and variance 1 over the training pictures.
+        """
+        mean_C11, spread_C11 = self._standard()
+        found = []
+        with machine(device=self.device, threads=self.threads) as device:
+            for start in range(0, len(pixels_NCHW), AT_ONCE):
+                x_BCHW = ae.floats(pixels_NCHW[start : start + AT_ONCE], device)
+                codes = self.model.encode(x_BCHW)[0].view(-1, *self.map_shape)
+                found.append(((codes - mean_C11) / spread_C11).cpu())
+        return torch.cat(found) if found else torch.empty(0, *self.map_shape)
+
+    @torch.no_grad()
+    def decode_maps(self, maps_NCHW: Tensor) -> Tensor:
+        """Pictures of standardized maps, (N, C, H, W), uint8 on the CPU."""
+        mean_C11, spread_C11 = self._standard()
+        found = []
+        with machine(device=self.device, threads=self.threads) as device:
+            for part in maps_NCHW.split(AT_ONCE):
+                codes = part.to(device).float() * spread_C11 + mean_C11
+                found.append(self.model.picture(codes.flatten(1)).mul(255).round().byte().cpu())
+        return torch.cat(found) if found else torch.empty(0, *self.model.shape.pixels, dtype=torch.uint8)
+
+    def _standard(self) -> tuple[Tensor, Tensor]:
+        return self.model.code_mean[:, None, None], self.model.code_spread[:, None, None]
+
+    def save(self, folder: Path) -> None:
+        """Write a copy of the checkpoint, which ``read_checkpoint`` reads back."""
+        write_checkpoint(folder, self.model, self.prior, self.facts)
+
     def _item(self, code_Z: Tensor, name: str, facts: Mapping[str, Any], ctx: Context) -> Item:
         picture = _picture(self._decode(code_Z))
         side = picture.width * self.factor
@@ -143,7 +191,7 @@ def _picture(x_CHW: Tensor) -> Image.Image:
 
 
 @torch.no_grad()
-def sheet(model: ae.Autoencoder, pixels: np.ndarray[Any, Any], prior: Mixture | None, *, seed: int) -> bytes:
+def sheet(model: ae.Autoencoder, pixels: np.ndarray[Any, Any], prior: Density | None, *, seed: int) -> bytes:
     """PNG: rows of eight originals, each above the row of their reconstructions; then draws from ``prior`` if given."""
     device = model.variance.device
     tiles: list[Image.Image] = []
@@ -167,12 +215,15 @@ README = """# A variational autoencoder made by Intaglio
   means of the posterior, then its log-variances.
 - `decoder.*`: codes (B, latents) to (B, C, H, W); times `spread`, plus `mean_CHW`, cut to [0, 1]
   (`bernoulli`: plus logit of `mean_CHW`, then a sigmoid).
+- `map`: `encoder.*` gives 2 * channels maps, means first; `decoder.*` takes maps. `code_mean` and `code_spread` bring
+  each channel of the codes to mean 0 and variance 1 over the training pictures, and are what models over the codes use.
 - `variance`: of the Gaussian likelihood. `log_scale`: of the logistic one.
+- `prior.mean` (Z), `prior.directions` (R, Z), `prior.rest` (Z): of a map, one Gaussian along R directions.
 - `prior.weights` (K), `prior.means` (K, Z), `prior.factors` (K, Z, Z, lower Cholesky): what codes are drawn from.
 
 The layers are those of `intaglio/nn/vision.py` ({net}); PyTorch's `nn.Sequential` names them by number. No other
-library has this network: pythae loads pickled weights, and diffusers' `AutoencoderKL` keeps a map of codes
-where this one keeps a vector. The weights inherit the licence of the pictures they learned from.
+library has this network: pythae loads pickled weights, and diffusers' `AutoencoderKL` has other layers. The weights
+inherit the licence of the pictures they learned from.
 
 {figures}
 """

@@ -10,7 +10,6 @@ Licence: ours. Weights inherit the licence of the pictures they learned from.
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,8 +27,8 @@ from intaglio.core.i18n import t
 from intaglio.models import _autoencoder as ae
 from intaglio.models import _density
 from intaglio.models._pictures import Form, Shard, choose_side, gather, probe
-from intaglio.models._prints import Prints, export_folder, read_checkpoint, sheet
-from intaglio.nn.checkpoint import save_tensors, write_atomic
+from intaglio.models._prints import Prints, export_folder, read_checkpoint, sheet, write_checkpoint
+from intaglio.nn.checkpoint import write_atomic
 from intaglio.nn.device import autocast, fast_dtype, machine
 from intaglio.nn.likelihoods import active_units
 from intaglio.nn.loop import Plan, train
@@ -41,11 +40,16 @@ class Config(StepConfig):
     """Keys of ``[models.x]`` with ``use = "vae"``; all but ``data`` have defaults that follow from size and data.
 
     data:        the pictures. size: ``tiny`` (a minute or two on 2 cores), ``small`` (a quarter of an hour), ``base``.
-    net:         ``conv``, or ``mlp`` for one hidden layer. size_px: side of the pictures it works on, a multiple of 4.
+    net:         ``conv``; ``mlp`` for one hidden layer; ``map`` keeps a small map of codes instead of a vector,
+                 rebuilds sharply and is what a ``flow`` learns over.
+    size_px:     side of the pictures it works on, a multiple of 4.
     width:       channels at the finest level, or hidden units of the ``mlp``. latents: numbers a picture becomes.
+    channels:    of a map: numbers at each place. down: of a map: how many pixels of a side become one place.
     likelihood:  ``gaussian`` (its variance learned), ``bernoulli`` (black and white), ``logistic`` (of byte values),
                  or ``auto``: bernoulli for grey pictures that are nearly all black or white, else gaussian.
-    beta:        weight of the KL term; 1 is the ELBO. free_bits: nats below which a latent's KL is not pushed down.
+    beta:        weight of the KL term; 1 is the ELBO and what vectors take, a ``map`` takes 0.1.
+    free_bits:   nats below which a latent's KL is not pushed down.
+    sharp:       weight of the error of edges beside that of pixels; 0 for vectors, 0.5 for a ``map``.
     flip:        also learn from mirrored pictures; right for faces and fruit, wrong for letters and flags.
     fit:         ``cover`` cuts the middle square, ``contain`` keeps all. background: behind what is transparent.
     images:      how many pictures it sees in all, repeats counted. batch: pictures a step. learning_rate: the peak.
@@ -56,13 +60,16 @@ class Config(StepConfig):
 
     data: Annotated[Names, Role(stages=("data", "optimize"), media=("image",))]
     size: Literal["tiny", "small", "base"] = "small"
-    net: Literal["conv", "mlp"] = "conv"
+    net: Literal["conv", "mlp", "map"] = "conv"
     size_px: int | None = Field(default=None, ge=8, le=512, multiple_of=4)
     width: int | None = Field(default=None, ge=8, le=4096)
     latents: int | None = Field(default=None, ge=1, le=1024)
+    channels: int = Field(default=4, ge=1, le=64)
+    down: Literal[4, 8] = 4
     likelihood: Literal["auto", "gaussian", "bernoulli", "logistic"] = "auto"
-    beta: float = Field(default=1.0, ge=0.0, le=1000.0)
+    beta: float | None = Field(default=None, ge=0.0, le=1000.0)
     free_bits: float = Field(default=0.0, ge=0.0, le=10.0)
+    sharp: float | None = Field(default=None, ge=0.0, le=100.0)
     flip: bool = False
     fit: Literal["cover", "contain"] = "cover"
     background: Literal["white", "black"] = "white"
@@ -99,6 +106,7 @@ LOOKED_AT = 512  # held-out pictures each evaluation during training takes in; t
 ALL = 4_096
 SHOWN = 16
 AHEAD = 64
+MAP_BETA, MAP_SHARP = 0.1, 0.5  # a map of codes is to rebuild well; what draws from it is learned afterwards
 COPIES = 2_000  # no picture is shown more often than this
 
 
@@ -134,8 +142,10 @@ class Component:
 
     def _shape(self, side: int, channels: int, items: int, likelihood: str) -> ae.Shape:
         dial, config = DIALS[self.config.size], self.config
-        width = config.width or (dial.width if config.net == "conv" else dial.hidden)
+        width = config.width or (dial.hidden if config.net == "mlp" else dial.width)
         latents = config.latents or (min(16, dial.latents) if items < FEW else dial.latents)
+        if config.net == "map":
+            latents = config.channels * (side // config.down) ** 2
         return ae.Shape(
             net=config.net,
             size_px=side,
@@ -144,7 +154,14 @@ class Component:
             latents=latents,
             blocks=dial.blocks,
             likelihood=likelihood,
+            down=config.down,
         )
+
+    def _weights(self) -> ae.Weights:
+        config, tokenizer = self.config, self.config.net == "map"
+        beta = config.beta if config.beta is not None else (MAP_BETA if tokenizer else 1.0)
+        sharp = config.sharp if config.sharp is not None else (MAP_SHARP if tokenizer else 0.0)
+        return ae.Weights(beta=beta, free_bits=config.free_bits, sharp=sharp)
 
     # ------------------------------------------------------------------------------------------------------- training
     def fit(self, data: Dataset, ctx: Context) -> Mapping[str, Any]:
@@ -163,6 +180,13 @@ class Component:
         with machine(device=ctx.device, threads=ctx.threads) as device:
             median_px, grey = probe(pictures, ctx)
             side = config.size_px or choose_side(median_px, dial.largest_px)
+            if config.net == "map" and side % config.down:
+                what = t(
+                    "a map of codes needs a side that is a multiple of {down}; it is {side}",
+                    down=config.down,
+                    side=side,
+                )
+                raise UserError(what, where=f"[models.{ctx.step}]", fix=t("change size_px, or set down = 4"))
             form = Form(size_px=side, channels=1 if grey else 3, fit=config.fit, background=config.background)
             shard = gather(pictures, form, ctx)
             self._warn_of_few(shard, ctx)
@@ -196,7 +220,7 @@ class Component:
             ema=0.99,
             cooldown=0.6,
         )
-        session = Session(model, shard, config, ctx, batch)
+        session = Session(model, shard, config, ctx, batch, self._weights())
         found = train(
             model,
             session.loss,
@@ -206,7 +230,7 @@ class Component:
             report=ctx,
             evaluate=session.evaluate if shard.heldout else None,
             preview=session.preview,
-            identity={"shape": asdict(shape), "flip": config.flip, "beta": config.beta, "free_bits": config.free_bits},
+            identity={"shape": asdict(shape), "flip": config.flip, **asdict(session.weights)},
             say=t,
         )
         metrics = session.close()
@@ -223,7 +247,7 @@ class Component:
     def export(self, folder: Path, to: Path) -> list[Path]:
         """safetensors, ``config.json`` and a ``README.md`` that says how to read them.
 
-        No other library has this network: diffusers' AutoencoderKL keeps a map of codes, pythae loads pickles.
+        No other library has this network: diffusers' AutoencoderKL has other layers, pythae loads pickles.
         """
         return export_folder(folder, to)
 
@@ -231,8 +255,11 @@ class Component:
 class Session:
     """What the training loop calls: the loss of a step, the held-out loss, and pictures to look at."""
 
-    def __init__(self, model: ae.Autoencoder, shard: Shard, config: Config, ctx: Context, batch: int) -> None:
+    def __init__(
+        self, model: ae.Autoencoder, shard: Shard, config: Config, ctx: Context, batch: int, weights: ae.Weights
+    ) -> None:
         self.model, self.shard, self.config, self.ctx, self.batch = model, shard, config, ctx, batch
+        self.weights = weights
         self.device = model.variance.device
         self.dtype = fast_dtype(str(self.device))
         self._block: tuple[int, np.ndarray[Any, Any]] = (-1, np.empty(0))
@@ -254,7 +281,7 @@ class Session:
             turned = torch.rand(len(x_BCHW), 1, 1, 1, generator=generator, device=self.device) < 0.5
             x_BCHW = torch.where(turned, x_BCHW.flip(3), x_BCHW)
         with autocast(str(self.device), self.dtype):
-            return ae.objective(self.model, x_BCHW, generator, beta=self.config.beta, free_bits=self.config.free_bits)
+            return ae.objective(self.model, x_BCHW, generator, self.weights)
 
     def _rows(self, step: int) -> np.ndarray[Any, Any]:
         block, place = divmod(step, AHEAD)
@@ -267,21 +294,24 @@ class Session:
         return torch.Generator(device=self.device).manual_seed(derive(self.ctx.seed, *parts))
 
     def evaluate(self) -> float:
-        """Held-out negative ELBO in nats a dimension (beta is 1 here whatever it is in training)."""
+        """Held-out negative ELBO in nats a dimension; beta is 1 here whatever it is in training, but for a map."""
+        beta = self.weights.beta if self.model.shape.net == "map" else 1.0
         with autocast(str(self.device), self.dtype):
-            return ae.judge(self.model, self.looked_at, self.generator("judge"))
+            return ae.judge(self.model, self.looked_at, self.generator("judge"), beta=beta)
 
     def preview(self, step: int) -> None:
         """A contact sheet: originals above their reconstructions, and draws from the prior below."""
         prior = self._prior(512, judge=False)
         self.ctx.preview(f"step-{step:05d}.png", sheet(self.model, self.shown, prior, seed=self.ctx.seed))
 
-    def _prior(self, points: int, *, judge: bool) -> _density.Mixture:
+    def _prior(self, points: int, *, judge: bool) -> _density.Density:
         """What codes are drawn from, told from ``points`` training pictures; judge: its components by held-out ones."""
         if self.config.prior == "normal":
             return _density.normal(self.model.shape.latents)
         train_pixels = self.shard.pixels[: self.shard.train]
         chosen = train_pixels[:: -(-len(train_pixels) // points)]
+        if self.model.shape.net == "map":
+            return _density.fit_map(ae.posterior_means(self.model, chosen))
         judged = ae.posterior_means(self.model, self.heldout[:512]) if judge and len(self.heldout) else None
         codes = ae.posterior_means(self.model, chosen)
         return _density.fit(codes, heldout_MZ=judged, seed=derive(self.ctx.seed, "density"))
@@ -293,6 +323,7 @@ class Session:
         ae.calibrate(model, judged, self.generator("calibrate"))
         found = ae.figures(model, judged, self.generator("figures"), samples=64, bounded=128)
         found |= ae.baseline(model, model.mean_CHW, judged)
+        ae.standardize(model, shard.pixels[: min(shard.train, ALL)])
         prior = self._prior(4096, judge=True)
         where = "heldout" if shard.heldout else "train"
         metrics: dict[str, Any] = {f"{where}_{name}": round(value, 6) for name, value in found.items()}
@@ -301,19 +332,20 @@ class Session:
         metrics |= {"latents": model.shape.latents, "likelihood": model.shape.likelihood, "size_px": shard.form.size_px}
         metrics |= {"train_pictures": shard.train, "heldout_pictures": shard.heldout, "skipped": shard.skipped}
         metrics["parameters"] = sum(p.numel() for p in model.parameters())
-        metrics["prior_components"] = len(prior.weights_K)
+        if isinstance(prior, _density.Mixture):
+            metrics["prior_components"] = len(prior.weights_K)
         if model.shape.likelihood == "gaussian":
             metrics["sigma"] = round(float(model.variance.sqrt()), 6)
-        save_tensors(out / "model.safetensors", {**model.state_dict(), **prior.tensors()})
-        settings = {key: getattr(config, key) for key in ("temperature", "publish_px", "prior", "beta", "flip")}
+        settings = {key: getattr(config, key) for key in ("temperature", "publish_px", "prior", "flip")}
         facts = {
             "kind": "vae",
             "shape": asdict(model.shape),
             "form": asdict(shard.form),
             **settings,
+            **asdict(self.weights),
             "metrics": metrics,
         }
-        write_atomic(out / "config.json", (json.dumps(facts, indent=1, sort_keys=True) + "\n").encode())
+        write_checkpoint(out, model, prior, facts)
         write_atomic(out / "reconstructions.png", sheet(model, self.shown, None, seed=0))
         draws = Prints(model, prior, facts, threads=self.ctx.threads)
         write_atomic(out / "samples.png", draws.contact_sheet([derive(self.ctx.seed, "sheet", n) for n in range(48)]))

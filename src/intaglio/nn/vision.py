@@ -7,6 +7,7 @@ Shapes:  B batch, C channels, H height, W width, Z latent dimensions. Pictures a
 
 Most work is done at a quarter of the side and in 32 channels or more: that is where a processor multiplies fast. The
 decoder enlarges by bilinear steps with a convolution after each: what it has not seen then comes out smooth, not noisy.
+A picture becomes either one vector (``ConvEncoder``, ``MlpEncoder``) or a small map of vectors (``MapEncoder``).
 """
 
 from __future__ import annotations
@@ -86,6 +87,40 @@ class ConvDecoder(nn.Module):
 
 def _twice() -> nn.Module:
     return nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
+
+
+class MapEncoder(nn.Module):
+    """Pictures (B, C, H, W) to maps of codes (B, outputs, H / down, W / down); down is 4 or 8."""
+
+    def __init__(self, *, channels: int, outputs: int, width: int, blocks: int = 1, down: int = 4) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.PixelUnshuffle(4), nn.Conv2d(16 * channels, width, 3, padding=1)]
+        layers += [Block(width) for _ in range(blocks)]
+        if down == 8:
+            layers.append(nn.Conv2d(width, width, 2, stride=2))
+        layers += [Block(width) for _ in range(blocks)]
+        self.maps = nn.Sequential(*layers, nn.SiLU(), nn.Conv2d(width, outputs, 3, padding=1))
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return self.maps(x_BCHW)
+
+
+class MapDecoder(nn.Module):
+    """Maps of codes (B, inputs, H, W) to pictures (B, outputs, H * down, W * down); no last squashing."""
+
+    def __init__(self, *, inputs: int, outputs: int, width: int, blocks: int = 1, down: int = 4) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(inputs, width, 3, padding=1)]
+        layers += [Block(width) for _ in range(blocks)]
+        if down == 8:
+            layers.append(_twice())
+        layers += [Block(width) for _ in range(blocks)]
+        fine = max(16, width // 2)
+        layers += [nn.Conv2d(width, 4 * fine, 1), nn.PixelShuffle(2), Block(fine), nn.SiLU()]
+        self.maps = nn.Sequential(*layers, nn.Conv2d(fine, 4 * outputs, 3, padding=1), nn.PixelShuffle(2))
+
+    def forward(self, z_BCHW: Tensor) -> Tensor:
+        return self.maps(z_BCHW.contiguous(memory_format=torch.channels_last))
 
 
 class MlpEncoder(nn.Module):
