@@ -38,6 +38,9 @@ EXTRA_OF = {  # import name of an optional dependency -> (pip name, extra that b
     "phonenumbers": ("phonenumbers", "text"),
     "pypinyin": ("pypinyin", "text"),
     "jieba": ("jieba", "text"),
+    "soundfile": ("soundfile", "audio"),
+    "soxr": ("soxr", "audio"),
+    "av": ("av", "video"),
 }
 
 

@@ -5,6 +5,7 @@ Signatures are those of the formats' own specifications; ``HEAD_BYTES`` of a fil
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 HEAD_BYTES = 4096
@@ -31,10 +32,15 @@ _SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
     (b"PAR1", "application/vnd.apache.parquet", "a Parquet table"),
     (b"ID3", "audio/mpeg", "an MP3 recording"),
     (b"\xff\xfb", "audio/mpeg", "an MP3 recording"),
+    (b"\xff\xfa", "audio/mpeg", "an MP3 recording"),
+    (b"\xff\xf3", "audio/mpeg", "an MP3 recording"),
+    (b"\xff\xf2", "audio/mpeg", "an MP3 recording"),
+    (b"\xff\xf1", "audio/aac", "an AAC recording"),
+    (b"\xff\xf9", "audio/aac", "an AAC recording"),
     (b"fLaC", "audio/flac", "a FLAC recording"),
     (b"OggS", "audio/ogg", "an Ogg recording"),
     (b"MThd", "audio/midi", "a MIDI file"),
-    (b"\x1aE\xdf\xa3", "video/x-matroska", "a Matroska or WebM video"),
+    (b"\x1aE\xdf\xa3", "video/x-matroska", "a Matroska video"),
     (b"glTF", "model/gltf-binary", "a glTF scene"),
     (b"\x00asm", "application/wasm", "a WebAssembly program"),
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "application/x-ole-storage", "an old office document"),
@@ -52,11 +58,16 @@ _MARKUP = (
 )
 PICTURES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp", "image/tiff", "image/bmp", "image/avif"})
 """The mime types ``media.image`` reads."""
+RECORDINGS = frozenset({"audio/wav", "audio/flac", "audio/ogg", "audio/mpeg", "audio/aiff", "audio/mp4", "audio/aac"})
+"""The mime types ``media.audio`` reads, besides the sound of FILMS."""
+FILMS = frozenset({"video/mp4", "video/quicktime", "video/webm", "video/x-matroska", "video/x-msvideo", "video/ogg"})
+"""The mime types ``media.video`` reads."""
+_MEDIA = {"image": PICTURES, "audio": RECORDINGS, "video": FILMS}
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """media: ``text``, ``image``, or empty where nothing here reads it. name: for people, a key of ``t``."""
+    """media: ``text``, ``image``, ``audio``, ``video``, or empty where nothing here reads it. name: a key of ``t``."""
 
     media: str
     mime: str
@@ -64,6 +75,7 @@ class Kind:
 
 
 TEXT = Kind("text", "text/plain", "a text")
+ABC = Kind("text", "text/vnd.abc", "tunes in ABC")
 EMPTY = Kind("", "application/x-empty", "the file is empty")
 BINARY = Kind("", "application/octet-stream", "binary data, not text")
 
@@ -75,18 +87,28 @@ def sniff(head: bytes) -> Kind:
     found = _signature(head)
     if found is not None:
         mime, name = found
-        return Kind("image" if mime in PICTURES else "", mime, name)
-    return TEXT if looks_like_text(head) else BINARY
+        return Kind(next((media for media, mimes in _MEDIA.items() if mime in mimes), ""), mime, name)
+    if not looks_like_text(head):
+        return BINARY
+    return ABC if _ABC.search(head) else TEXT
+
+
+# A tune's header: its number at the start of a line, then only header fields and comments down to its key.
+_ABC = re.compile(rb"^X: *\d+[^\n]*\n(?:(?:[A-Za-z+]:|%)[^\n]*\n)*?K:", re.MULTILINE)
 
 
 def _signature(head: bytes) -> tuple[str, str] | None:
     for magic, mime, name in _SIGNATURES:
         if head.startswith(magic):
-            return mime, name
+            return _CONTAINERS[mime](head) if mime in _CONTAINERS else (mime, name)
+    if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
+        return "audio/aiff", "an AIFF recording"
     if head[:4] == b"RIFF":
         return _RIFF.get(head[8:12], ("application/octet-stream", "a RIFF file"))
     if head[4:8] == b"ftyp":
         return _iso_media(head)
+    if head[4:8] in (b"moov", b"wide", b"mdat") and head[:2] == b"\0\0":  # QuickTime older than the ftyp box
+        return "video/quicktime", "a QuickTime video"
     if head[:2] == b"BM" and len(head) >= 26 and head[6:10] == b"\0\0\0\0":  # reserved fields of a bitmap are zero
         return "image/bmp", "a BMP picture"
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:512].lower()
@@ -102,7 +124,22 @@ def _iso_media(head: bytes) -> tuple[str, str]:
         return "image/avif", "an AVIF picture"
     if any(brand in brands for brand in (b"heic", b"heix", b"mif1", b"hevc")):
         return "image/heic", "a HEIC picture"
-    return ("audio/mp4", "an MP4 recording") if b"M4A" in brands else ("video/mp4", "an MP4 video")
+    if head[8:12] in (b"M4A ", b"M4B "):
+        return "audio/mp4", "an MP4 recording"
+    return ("video/quicktime", "a QuickTime video") if head[8:12] == b"qt  " else ("video/mp4", "an MP4 video")
+
+
+def _matroska(head: bytes) -> tuple[str, str]:
+    return ("video/webm", "a WebM video") if b"webm" in head[:64] else ("video/x-matroska", "a Matroska video")
+
+
+def _ogg(head: bytes) -> tuple[str, str]:
+    if b"\x80theora" in head[:64]:
+        return "video/ogg", "an Ogg video"
+    return "audio/ogg", "an Ogg recording"
+
+
+_CONTAINERS = {"video/x-matroska": _matroska, "audio/ogg": _ogg}
 
 
 _CONTROLS = bytes(code for code in range(32) if code not in (8, 9, 10, 12, 13, 27)) + b"\x7f"
