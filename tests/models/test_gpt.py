@@ -21,7 +21,14 @@ from intaglio.core.contracts import Item, Machine, Sampling, Size
 from intaglio.core.errors import UserError
 from intaglio.models import gpt
 from intaglio.models._corpus import prepare
-from intaglio.models._tokenizers import TextTokenizer, bpe_tokenizer, character_tokenizer, choose_kind, count_characters
+from intaglio.models._tokenizers import (
+    TextTokenizer,
+    bpe_tokenizer,
+    byte_tokenizer,
+    character_tokenizer,
+    choose_kind,
+    count_characters,
+)
 from intaglio.models._writer import Writer
 from tests.support import ItemList, RunContext
 
@@ -53,13 +60,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Writer, dict[str, An
 
 
 # ------------------------------------------------------------ formats others read
-@pytest.mark.parametrize("kind", ["char", "bpe"])
+@pytest.mark.parametrize("kind", ["char", "byte", "bpe"])
 def test_transformers_gives_equal_logits_and_text(tmp_path: Path, kind: str) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     writer, _, ctx = fit(tmp_path, steps=30, context=64, tokenizer=kind)
     files = gpt.Component(gpt.Config(data=("x",))).export(ctx.out, tmp_path / "exported")
-    assert {path.name for path in files} == set(gpt.EXPORTED)
+    assert {path.name for path in files} == {*gpt.EXPORTED, "model.gguf"}
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "exported")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "exported")
     ids = torch.tensor([tokenizer("the old wind\nwalks 春")["input_ids"]])
@@ -83,12 +90,16 @@ TEXTS = (
 )
 
 
-@pytest.mark.parametrize("kind", ["char", "bpe"])
+@pytest.mark.parametrize("kind", ["char", "byte", "bpe"])
 def test_tokenizers_round_trip_here_and_in_transformers(tmp_path: Path, kind: str) -> None:
     from transformers import AutoTokenizer
 
     texts = [item.text for item in poems(40)]
-    made = character_tokenizer(count_characters(texts)) if kind == "char" else bpe_tokenizer(iter(texts), size=400)
+    if kind == "byte":
+        made = byte_tokenizer()
+        assert made.size == 257 and made.encode("春a") == [1 + byte for byte in "春a".encode()]
+    else:
+        made = character_tokenizer(count_characters(texts)) if kind == "char" else bpe_tokenizer(iter(texts), size=400)
     made.save(tmp_path, context=64)
     again, theirs = TextTokenizer.load(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
     assert again.kind == kind and again.size == made.size == len(again.strings)

@@ -16,7 +16,7 @@ from intaglio.core.i18n import t
 def export_command(app: App, step: str, folder: Path) -> None:
     """Write a trained model in the layout other programs load.
 
-    For `gpt` that is the folder `transformers` reads with AutoModelForCausalLM: config.json, tokenizer, safetensors.
+    For `gpt` that is the folder `transformers` reads with AutoModelForCausalLM, and in it model.gguf for llama.cpp.
     """
     with app.project() as project:
         answer = project.export(step, folder)

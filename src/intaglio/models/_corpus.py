@@ -19,6 +19,7 @@ from intaglio.core.i18n import t
 from intaglio.models._tokenizers import (
     TextTokenizer,
     bpe_tokenizer,
+    byte_tokenizer,
     character_tokenizer,
     choose_kind,
     count_characters,
@@ -64,7 +65,7 @@ def texts_of(data: Dataset, split: str) -> Iterator[str]:
 
 
 def prepare(data: Dataset, ctx: Context, *, kind: str) -> Corpus:
-    """Count, choose and train the tokenizer (``auto``, ``char``, ``bpe``), write both splits below ``ctx.work``.
+    """Count, choose and train the tokenizer (``auto`` or one of ``KINDS``), write both splits below ``ctx.work``.
 
     What an earlier, killed call finished is used again. Errors: UserError where there is no text to learn from.
     """
@@ -112,6 +113,8 @@ def _write(data: Dataset, ctx: Context, folder: Path, kind: str) -> None:
 def _tokenizer(data: Dataset, counts: Counter[str], kind: str) -> TextTokenizer:
     if kind == "char":
         return character_tokenizer(counts)
+    if kind == "byte":
+        return byte_tokenizer()
     characters = sum(counts.values())
     size = min(32_768, max(512, 1 << round(math.log2(max(2.0, characters**0.5 * 3)))))
     return bpe_tokenizer(_first(texts_of(data, "train"), BPE_SAMPLE_CHARACTERS), size=size)

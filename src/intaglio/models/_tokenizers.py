@@ -1,7 +1,7 @@
-"""Characters or byte-level BPE as tokens, in the ``tokenizer.json`` that ``transformers`` and llama.cpp read.
+"""Characters, bytes or byte-level BPE as tokens, in the ``tokenizer.json`` that ``transformers`` and llama.cpp read.
 
-Both are lossless. A character that the character tokenizer does not know becomes its UTF-8 bytes: nothing is unknown.
-Token 0 ends a text and stands before every one.
+All are lossless. A character that the character tokenizer does not know becomes its UTF-8 bytes: nothing is unknown.
+Token 0 ends a text and stands before every one. ``KINDS`` names the kinds; ``TextTokenizer`` is what they share.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 END = "<|end|>"
+KINDS = ("char", "byte", "bpe")
 MAX_CHARACTERS = 12_000
 _SPLIT = (  # words with their space, single digits, runs of marks, line ends: the pattern of Qwen, digits apart
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -37,6 +38,7 @@ class TextTokenizer:
         self.bytes = [_token_bytes(name, kind) for name in names]
         self.strings = [data.decode("utf-8", "replace") for data in self.bytes]
         self._table = _character_table(names) if kind == "char" else None
+        self._bytes = _byte_table(self.bytes) if kind == "byte" else None
 
     def encode(self, text: str) -> list[int]:
         """Token ids of ``text``, without the end token; what looks like the end token in a text is text."""
@@ -45,6 +47,8 @@ class TextTokenizer:
     def encode_all(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Token ids (int64) of each text, without end tokens."""
         texts = [text.encode("utf-8", "replace").decode() for text in texts]  # lone surrogates cannot be written down
+        if self._bytes is not None:
+            return [self._bytes[np.frombuffer(text.encode(), dtype=np.uint8)] for text in texts]
         if self._table is None:
             return [
                 np.array(found.ids, dtype=np.int64)
@@ -94,14 +98,16 @@ class TextTokenizer:
             tokenizer = Tokenizer.from_str(path.read_text("utf-8"))
         except Exception as error:  # the Rust side raises bare Exception
             raise ValueError(f"{path.name} is no readable tokenizer: {error}") from error
-        fallback = json.loads(tokenizer.to_str())["model"].get("byte_fallback", False)
-        return cls(tokenizer, "char" if fallback else "bpe")
+        model = json.loads(tokenizer.to_str())["model"]
+        if model.get("byte_fallback", False):
+            return cls(tokenizer, "char")
+        return cls(tokenizer, "byte" if not model["merges"] and len(model["vocab"]) == 257 else "bpe")
 
 
 def _token_bytes(name: str, kind: str) -> bytes:
     if name == END:
         return b""
-    if kind == "bpe":
+    if kind in ("bpe", "byte"):
         return bytes(_BYTE_OF[character] for character in name)
     if len(name) == 6 and name.startswith("<0x"):
         return bytes([int(name[3:5], 16)])
@@ -126,6 +132,14 @@ def _character_table(names: Sequence[str]) -> np.ndarray:
     return table
 
 
+def _byte_table(tokens: Sequence[bytes]) -> np.ndarray:
+    table = np.zeros(256, dtype=np.int64)
+    for index, data in enumerate(tokens):
+        if data:
+            table[data[0]] = index
+    return table
+
+
 def count_characters(texts: Iterable[str]) -> Counter[str]:
     """How often each character occurs; lone surrogates count as ``?``."""
     counts: Counter[str] = Counter()
@@ -145,6 +159,16 @@ def character_tokenizer(counts: Counter[str]) -> TextTokenizer:
     tokenizer = Tokenizer(model)
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     return TextTokenizer(_with_end(tokenizer), "char")
+
+
+def byte_tokenizer() -> TextTokenizer:
+    """A token a byte of UTF-8, in the order of their values, and the end: 257 in all, whatever the language."""
+    stand_in = {byte: name for name, byte in _BYTE_OF.items()}
+    names = [END, *(stand_in[byte] for byte in range(256))]
+    tokenizer = Tokenizer(models.BPE(vocab={name: index for index, name in enumerate(names)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return TextTokenizer(_with_end(tokenizer), "byte")
 
 
 def bpe_tokenizer(texts: Iterator[str], *, size: int) -> TextTokenizer:

@@ -25,6 +25,7 @@ from intaglio.core.contracts import Context, Dataset, Estimate, Machine, Samplin
 from intaglio.core.errors import StepFailed, UserError
 from intaglio.core.i18n import t
 from intaglio.models._corpus import Corpus, prepare, texts_of
+from intaglio.models._gguf import write_gguf
 from intaglio.models._tokenizers import TextTokenizer
 from intaglio.models._writer import Writer
 from intaglio.nn.checkpoint import load_tensors, save_tensors, write_atomic
@@ -43,14 +44,15 @@ class Config(StepConfig):
     """The dial is ``size``; the rest follows from it and from the data.
 
     size:      ``tiny`` (a minute or two on 2 cores), ``small`` (a quarter of an hour), ``base`` (an evening, or a GPU).
-    tokenizer: ``char``, ``bpe``, or ``auto``: characters for small archives and for Chinese, Japanese and Korean.
+    tokenizer: ``char``, ``byte`` (257 tokens for any language), ``bpe``, or ``auto``: characters for small archives
+               and for Chinese, Japanese and Korean.
     context:   tokens the model sees at once; left out, it follows from the length of the texts.
     steps:     updates of the weights; left out, from size and data.
     """
 
     data: Annotated[Names, Role(stages=("data", "optimize"), media=("text",))]
     size: Literal["tiny", "small", "base"] = "small"
-    tokenizer: Literal["auto", "char", "bpe"] = "auto"
+    tokenizer: Literal["auto", "char", "byte", "bpe"] = "auto"
     context: int | None = Field(default=None, ge=8, le=32_768)
     steps: int | None = Field(default=None, ge=1, le=10_000_000)
 
@@ -179,9 +181,10 @@ class Component:
         )
 
     def export(self, folder: Path, to: Path) -> list[Path]:
-        """A folder for ``transformers.AutoModelForCausalLM.from_pretrained``; llama.cpp converts the same folder."""
+        """A folder for ``transformers.AutoModelForCausalLM.from_pretrained``, and ``model.gguf`` for llama.cpp."""
         to.mkdir(parents=True, exist_ok=True)
-        return [Path(shutil.copyfile(folder / name, to / name)) for name in EXPORTED]
+        files = [Path(shutil.copyfile(folder / name, to / name)) for name in EXPORTED]
+        return [*files, write_gguf(folder, to / "model.gguf", name=to.name or "gpt")]
 
 
 def _efficiency(size: str) -> float:
