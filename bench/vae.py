@@ -100,8 +100,8 @@ def run_ours(digits: np.ndarray, steps: int, seed: int, threads: int, folder: Pa
     sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
     import torch
 
-    from intaglio.models import _autoencoder as ae
     from intaglio.models import vae
+    from intaglio.models._feed import floats
     from intaglio.models._pictures import Form, Shard
     from intaglio.nn.device import machine
     from tests.support import RunContext
@@ -128,7 +128,7 @@ def run_ours(digits: np.ndarray, steps: int, seed: int, threads: int, folder: Pa
     with machine(device="cpu", threads=threads) as device:
         vae.Component(config)._fit(shard, ctx, device)
         model = vae.Component(config).load(ctx.out, device="cpu", threads=threads).model
-        x = ae.floats(shard.pixels[shard.train :], torch.device("cpu"))
+        x = floats(shard.pixels[shard.train :], torch.device("cpu"))
         nats = heldout_nats(
             lambda x: model.encode(x.view(-1, 1, 28, 28)), lambda z: model.decode(z).flatten(1), x.flatten(1), torch
         )

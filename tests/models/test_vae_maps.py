@@ -80,7 +80,7 @@ def test_side_eight_and_sides_that_do_not_fit(tmp_path: Path) -> None:
     assert metrics["latents"] == 3 * 2 * 2
     with pytest.raises(UserError, match="multiple of 8"):
         odd = vae.Component(vae.Config(**{**vae.TINY, "net": "map", "down": 8, "size_px": 28}))
-        odd.fit(discs(ctx, 4), RunContext(tmp_path / "odd"))
+        odd.fit(discs(ctx, 4), ctx)
 
 
 def test_walks_work_over_maps(mapped: Run) -> None:
@@ -116,3 +116,22 @@ def test_standardize_takes_a_constant_channel() -> None:
     model = ae.Autoencoder(shape)
     ae.standardize(model, np.zeros((3, 1, 8, 8), dtype=np.uint8))
     assert torch.isfinite(1 / model.code_spread).all()
+
+
+def test_a_map_starts_as_the_principal_components_of_patches() -> None:
+    """Before the first step it rebuilds as well as the best linear map of patches of 4 x 4 pixels can."""
+    shape = ae.Shape(net="map", size_px=16, channels=1, width=8, latents=3 * 16, blocks=1, likelihood="gaussian")
+    model = ae.Autoencoder(shape)
+    x = torch.rand(64, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    x[:, :, :, 1::2] = x[:, :, :, ::2]
+    model.start_from(x.mean(0), 0.3)
+    model.start_linear(x)
+    mean, logvar = model.encode(x)
+    with torch.no_grad():
+        found = float((model.decode(mean) - x).square().mean())
+    flat = torch.nn.functional.pixel_unshuffle(x - x.mean(0), 4).permute(0, 2, 3, 1).reshape(-1, 16)
+    flat = flat - flat.mean(0)
+    best = torch.linalg.svdvals(flat)[3:].square().sum() / flat.numel()
+    assert found == pytest.approx(float(best), rel=1e-3)
+    torch.testing.assert_close(mean.var(unbiased=False), torch.tensor(1.0), atol=1e-3, rtol=0)
+    torch.testing.assert_close(logvar, torch.full_like(logvar, ae.FIRST_LOGVAR))

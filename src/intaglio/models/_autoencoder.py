@@ -13,9 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from intaglio.models._feed import floats
 from intaglio.nn import likelihoods, vision
 
 SMALLEST_SIGMA = 1.0 / 128  # a perfect reconstruction would else ask for an infinite density
+FIRST_LOGVAR = -3.0  # of a map's codes, which have unit variance at the start
 _LOGVAR = (-14.0, 6.0)
 
 
@@ -90,6 +92,16 @@ class Autoencoder(nn.Module):
         self.mean_CHW.copy_(mean_CHW)
         self.spread.fill_(max(spread, 1e-3))
         self.variance.fill_(max(spread, SMALLEST_SIGMA) ** 2)
+
+    @torch.no_grad()
+    def start_linear(self, x_BCHW: Tensor) -> None:
+        """A map starts from the principal components of the patches of these pictures; others are left as they are."""
+        if isinstance(self.encoder, vision.MapEncoder) and isinstance(self.decoder, vision.MapDecoder):
+            vision.principal_start(self.encoder, self.decoder, (x_BCHW - self.mean_CHW) / self.spread)
+            linear = self.encoder.plain[1]
+            assert isinstance(linear, nn.Conv2d) and linear.bias is not None
+            linear.weight[self.shape.code[0] :] = 0.0
+            linear.bias[self.shape.code[0] :] = FIRST_LOGVAR
 
     def encode(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the posterior, each (B, Z), float32."""
@@ -171,12 +183,6 @@ def batches(pixels: np.ndarray[Any, Any], *, size: int, device: torch.device) ->
     """All pictures in order, as floats in [0, 1], (B, C, H, W)."""
     for start in range(0, len(pixels), size):
         yield floats(pixels[start : start + size], device)
-
-
-def floats(pixels_BCHW: np.ndarray[Any, Any] | Tensor, device: torch.device) -> Tensor:
-    """Bytes as floats in [0, 1] on ``device``."""
-    whole = torch.from_numpy(np.array(pixels_BCHW)) if isinstance(pixels_BCHW, np.ndarray) else pixels_BCHW
-    return whole.to(device).float().div_(255.0)
 
 
 @torch.no_grad()

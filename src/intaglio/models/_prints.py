@@ -23,6 +23,7 @@ from intaglio.media import image as images
 from intaglio.models import _autoencoder as ae
 from intaglio.models import _density
 from intaglio.models._density import Density
+from intaglio.models._feed import floats
 from intaglio.models._pictures import Form, decoded
 from intaglio.nn.checkpoint import load_tensors, save_tensors, write_atomic
 from intaglio.nn.device import machine
@@ -137,7 +138,7 @@ class Prints:
         found = []
         with machine(device=self.device, threads=self.threads) as device:
             for start in range(0, len(pixels_NCHW), AT_ONCE):
-                x_BCHW = ae.floats(pixels_NCHW[start : start + AT_ONCE], device)
+                x_BCHW = floats(pixels_NCHW[start : start + AT_ONCE], device)
                 codes = self.model.encode(x_BCHW)[0].view(-1, *self.map_shape)
                 found.append(((codes - mean_C11) / spread_C11).cpu())
         return torch.cat(found) if found else torch.empty(0, *self.map_shape)
@@ -181,7 +182,7 @@ class Prints:
                     t("this is no picture that can be read: {reason}", reason=pixels_HWC), where=item.origin
                 )
             with machine(device=self.device, threads=self.threads) as device, torch.no_grad():
-                x_1CHW = ae.floats(pixels_HWC.transpose(2, 0, 1)[None], device)
+                x_1CHW = floats(pixels_HWC.transpose(2, 0, 1)[None], device)
                 mean_Z = self.model.encode(x_1CHW)[0][0].cpu()
             yield item, x_1CHW.cpu(), mean_Z
 
@@ -197,7 +198,7 @@ def sheet(model: ae.Autoencoder, pixels: np.ndarray[Any, Any], prior: Density | 
     tiles: list[Image.Image] = []
     white = Image.new("RGB", (model.shape.size_px,) * 2, (255, 255, 255))
     for start in range(0, len(pixels), 8):
-        x = ae.floats(pixels[start : start + 8], device)
+        x = floats(pixels[start : start + 8], device)
         for row in (x, model.picture(model.encode(x)[0])):
             tiles += [_picture(each) for each in row.cpu()] + [white] * (8 - len(row))
     if prior is not None:

@@ -26,6 +26,7 @@ from intaglio.core.errors import UserError
 from intaglio.core.i18n import t
 from intaglio.models import _autoencoder as ae
 from intaglio.models import _density
+from intaglio.models._feed import ALL, Feed, floats, moments
 from intaglio.models._pictures import Form, Shard, choose_side, gather, probe
 from intaglio.models._prints import Prints, export_folder, read_checkpoint, sheet, write_checkpoint
 from intaglio.nn.checkpoint import write_atomic
@@ -33,7 +34,7 @@ from intaglio.nn.device import autocast, fast_dtype, machine
 from intaglio.nn.likelihoods import active_units
 from intaglio.nn.loop import Plan, train
 from intaglio.nn.optim import adamw
-from intaglio.nn.order import derive, rows
+from intaglio.nn.order import derive
 
 
 class Config(StepConfig):
@@ -46,7 +47,8 @@ class Config(StepConfig):
     width:       channels at the finest level, or hidden units of the ``mlp``. latents: numbers a picture becomes.
     channels:    of a map: numbers at each place. down: of a map: how many pixels of a side become one place.
     likelihood:  ``gaussian`` (its variance learned), ``bernoulli`` (black and white), ``logistic`` (of byte values),
-                 or ``auto``: bernoulli for grey pictures that are nearly all black or white, else gaussian.
+                 or ``auto``: bernoulli for grey pictures that are nearly all black or white (not for a ``map``),
+                 else gaussian.
     beta:        weight of the KL term; 1 is the ELBO and what vectors take, a ``map`` takes 0.1.
     free_bits:   nats below which a latent's KL is not pushed down.
     sharp:       weight of the error of edges beside that of pixels; 0 for vectors, 0.5 for a ``map``.
@@ -102,10 +104,7 @@ DIALS = {
     "base": Dial(128, 96, 2048, 128, 2, 400_000),
 }
 FEW = 500  # pictures; below it the code is kept short, so that the density between the codes can be told
-LOOKED_AT = 512  # held-out pictures each evaluation during training takes in; the last figures take all, up to ALL
-ALL = 4_096
-SHOWN = 16
-AHEAD = 64
+START_FROM = 256  # pictures whose patches a map starts from
 MAP_BETA, MAP_SHARP = 0.1, 0.5  # a map of codes is to rebuild well; what draws from it is learned afterwards
 COPIES = 2_000  # no picture is shown more often than this
 
@@ -204,12 +203,13 @@ class Component:
 
     def _fit(self, shard: Shard, ctx: Context, device: torch.device) -> dict[str, Any]:
         config, seed = self.config, ctx.seed
-        mean_CHW, spread = _moments(shard.pixels[: shard.train])
-        likelihood = config.likelihood if config.likelihood != "auto" else _likelihood(shard)
+        mean_CHW, spread = moments(shard.pixels[: shard.train])
+        likelihood = config.likelihood if config.likelihood != "auto" else _likelihood(shard, config.net)
         shape = self._shape(shard.form.size_px, shard.form.channels, shard.train, likelihood)
         torch.manual_seed(derive(seed, "init"))
         model = ae.Autoencoder(shape)
         model.start_from(mean_CHW, spread)
+        model.start_linear(floats(shard.pixels[: min(shard.train, START_FROM)], torch.device("cpu")))
         model.to(device)
         batch = self._batch(shard.train)
         plan = Plan(
@@ -258,37 +258,17 @@ class Session:
     def __init__(
         self, model: ae.Autoencoder, shard: Shard, config: Config, ctx: Context, batch: int, weights: ae.Weights
     ) -> None:
-        self.model, self.shard, self.config, self.ctx, self.batch = model, shard, config, ctx, batch
+        self.model, self.shard, self.config, self.ctx = model, shard, config, ctx
         self.weights = weights
         self.device = model.variance.device
         self.dtype = fast_dtype(str(self.device))
-        self._block: tuple[int, np.ndarray[Any, Any]] = (-1, np.empty(0))
-        train_pixels = shard.pixels[: shard.train]
-        in_memory = train_pixels.nbytes <= 2**30
-        self.pixels: Tensor | np.ndarray[Any, Any] = (
-            torch.from_numpy(np.array(train_pixels)) if in_memory else train_pixels
-        )
-        self.heldout = shard.pixels[shard.train :]
-        self.looked_at = np.array(self.heldout[:: max(1, len(self.heldout) // LOOKED_AT)][:LOOKED_AT])
-        self.shown = np.array((self.heldout if shard.heldout else train_pixels)[:SHOWN])
+        self.feed = Feed(shard, batch=batch, seed=ctx.seed, device=self.device, flip=config.flip)
 
     def loss(self, step: int, generator: torch.Generator) -> Tensor:
         """Negative ELBO of the step's batch in nats a dimension."""
-        index = self._rows(step)
-        chosen = self.pixels[torch.from_numpy(index)] if isinstance(self.pixels, Tensor) else self.pixels[index]
-        x_BCHW = ae.floats(chosen, self.device)
-        if self.config.flip:
-            turned = torch.rand(len(x_BCHW), 1, 1, 1, generator=generator, device=self.device) < 0.5
-            x_BCHW = torch.where(turned, x_BCHW.flip(3), x_BCHW)
+        x_BCHW = self.feed(step, generator)
         with autocast(str(self.device), self.dtype):
             return ae.objective(self.model, x_BCHW, generator, self.weights)
-
-    def _rows(self, step: int) -> np.ndarray[Any, Any]:
-        block, place = divmod(step, AHEAD)
-        if self._block[0] != block:  # the order of many steps costs as much as that of one
-            ahead = rows(block, batch=self.batch * AHEAD, count=self.shard.train, seed=self.ctx.seed)
-            self._block = (block, ahead.reshape(AHEAD, self.batch))
-        return self._block[1][place]
 
     def generator(self, *parts: object) -> torch.Generator:
         return torch.Generator(device=self.device).manual_seed(derive(self.ctx.seed, *parts))
@@ -297,37 +277,36 @@ class Session:
         """Held-out negative ELBO in nats a dimension; beta is 1 here whatever it is in training, but for a map."""
         beta = self.weights.beta if self.model.shape.net == "map" else 1.0
         with autocast(str(self.device), self.dtype):
-            return ae.judge(self.model, self.looked_at, self.generator("judge"), beta=beta)
+            return ae.judge(self.model, self.feed.looked_at, self.generator("judge"), beta=beta)
 
     def preview(self, step: int) -> None:
         """A contact sheet: originals above their reconstructions, and draws from the prior below."""
         prior = self._prior(512, judge=False)
-        self.ctx.preview(f"step-{step:05d}.png", sheet(self.model, self.shown, prior, seed=self.ctx.seed))
+        self.ctx.preview(f"step-{step:05d}.png", sheet(self.model, self.feed.shown, prior, seed=self.ctx.seed))
 
     def _prior(self, points: int, *, judge: bool) -> _density.Density:
         """What codes are drawn from, told from ``points`` training pictures; judge: its components by held-out ones."""
         if self.config.prior == "normal":
             return _density.normal(self.model.shape.latents)
-        train_pixels = self.shard.pixels[: self.shard.train]
-        chosen = train_pixels[:: -(-len(train_pixels) // points)]
+        chosen = self.feed.train[:: -(-len(self.feed.train) // points)]
         if self.model.shape.net == "map":
             return _density.fit_map(ae.posterior_means(self.model, chosen))
-        judged = ae.posterior_means(self.model, self.heldout[:512]) if judge and len(self.heldout) else None
+        judged = ae.posterior_means(self.model, self.feed.heldout[:512]) if judge and len(self.feed.heldout) else None
         codes = ae.posterior_means(self.model, chosen)
         return _density.fit(codes, heldout_MZ=judged, seed=derive(self.ctx.seed, "density"))
 
     def close(self) -> dict[str, Any]:
         """Write the checkpoint and the sheets; the figures are returned, of held-out pictures where there are any."""
         model, shard, config, out = self.model, self.shard, self.config, self.ctx.out
-        judged = self.heldout[:ALL] if shard.heldout else shard.pixels[: min(shard.train, ALL)]
+        judged, learned = self.feed.judged, self.feed.train[:ALL]
         ae.calibrate(model, judged, self.generator("calibrate"))
         found = ae.figures(model, judged, self.generator("figures"), samples=64, bounded=128)
         found |= ae.baseline(model, model.mean_CHW, judged)
-        ae.standardize(model, shard.pixels[: min(shard.train, ALL)])
+        ae.standardize(model, learned)
         prior = self._prior(4096, judge=True)
         where = "heldout" if shard.heldout else "train"
         metrics: dict[str, Any] = {f"{where}_{name}": round(value, 6) for name, value in found.items()}
-        means = ae.posterior_means(model, shard.pixels[: min(shard.train, ALL)])
+        means = ae.posterior_means(model, learned)
         metrics["active_latents"] = active_units(means)
         metrics |= {"latents": model.shape.latents, "likelihood": model.shape.likelihood, "size_px": shard.form.size_px}
         metrics |= {"train_pictures": shard.train, "heldout_pictures": shard.heldout, "skipped": shard.skipped}
@@ -346,28 +325,14 @@ class Session:
             "metrics": metrics,
         }
         write_checkpoint(out, model, prior, facts)
-        write_atomic(out / "reconstructions.png", sheet(model, self.shown, None, seed=0))
+        write_atomic(out / "reconstructions.png", sheet(model, self.feed.shown, None, seed=0))
         draws = Prints(model, prior, facts, threads=self.ctx.threads)
         write_atomic(out / "samples.png", draws.contact_sheet([derive(self.ctx.seed, "sheet", n) for n in range(48)]))
         return metrics
 
 
-def _moments(pixels_NCHW: np.ndarray[Any, Any]) -> tuple[Tensor, float]:
-    """The mean picture, float32 in [0, 1], and the standard deviation around it, of at most some 20,000 pictures."""
-    chosen = pixels_NCHW[:: max(1, len(pixels_NCHW) // 20_000)]
-    total = np.zeros(chosen.shape[1:], dtype=np.float64)
-    squares = np.zeros(chosen.shape[1:], dtype=np.float64)
-    for start in range(0, len(chosen), 256):
-        part = chosen[start : start + 256].astype(np.float64) / 255
-        total += part.sum(0)
-        squares += (part**2).sum(0)
-    mean = total / len(chosen)
-    spread = float(np.sqrt(np.maximum(squares / len(chosen) - mean**2, 0).mean()))
-    return torch.from_numpy(mean).float(), spread
-
-
-def _likelihood(shard: Shard) -> str:
-    if shard.form.channels != 1:
+def _likelihood(shard: Shard, net: str) -> str:
+    if shard.form.channels != 1 or net == "map":  # a map rebuilds digits with half the squared error under a gaussian
         return "gaussian"
     chosen = np.asarray(shard.pixels[: min(shard.train, 512)])
     return "bernoulli" if float(((chosen < 26) | (chosen > 229)).mean()) >= 0.85 else "gaussian"

@@ -35,10 +35,7 @@ class Block(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.first = nn.Conv2d(width, width, 3, padding=1)
-        self.second = nn.Conv2d(width, width, 3, padding=1)
-        nn.init.zeros_(self.second.weight)
-        assert self.second.bias is not None
-        nn.init.zeros_(self.second.bias)
+        self.second = zeroed(nn.Conv2d(width, width, 3, padding=1))
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         hidden = self.first(nn.functional.silu(x_BCHW))
@@ -90,7 +87,11 @@ def _twice() -> nn.Module:
 
 
 class MapEncoder(nn.Module):
-    """Pictures (B, C, H, W) to maps of codes (B, outputs, H / down, W / down); down is 4 or 8."""
+    """Pictures (B, C, H, W) to maps of codes (B, outputs, H / down, W / down); down is 4 or 8.
+
+    A linear path from each patch of ``down`` pixels a side lies beside the convolutions, whose last layer starts at
+    zero: with the patches' principal components put in (``principal_start``) it is fair before the first step.
+    """
 
     def __init__(self, *, channels: int, outputs: int, width: int, blocks: int = 1, down: int = 4) -> None:
         super().__init__()
@@ -99,14 +100,16 @@ class MapEncoder(nn.Module):
         if down == 8:
             layers.append(nn.Conv2d(width, width, 2, stride=2))
         layers += [Block(width) for _ in range(blocks)]
-        self.maps = nn.Sequential(*layers, nn.SiLU(), nn.Conv2d(width, outputs, 3, padding=1))
+        self.maps = nn.Sequential(*layers, nn.SiLU(), zeroed(nn.Conv2d(width, outputs, 3, padding=1)))
+        self.plain = nn.Sequential(nn.PixelUnshuffle(down), nn.Conv2d(channels * down**2, outputs, 1))
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        return self.maps(x_BCHW)
+        return self.maps(x_BCHW) + self.plain(x_BCHW)
 
 
 class MapDecoder(nn.Module):
-    """Maps of codes (B, inputs, H, W) to pictures (B, outputs, H * down, W * down); no last squashing."""
+    """Maps of codes (B, inputs, H, W) to pictures (B, outputs, H * down, W * down), with a linear path beside; no last
+    squashing."""
 
     def __init__(self, *, inputs: int, outputs: int, width: int, blocks: int = 1, down: int = 4) -> None:
         super().__init__()
@@ -117,10 +120,40 @@ class MapDecoder(nn.Module):
         layers += [Block(width) for _ in range(blocks)]
         fine = max(16, width // 2)
         layers += [nn.Conv2d(width, 4 * fine, 1), nn.PixelShuffle(2), Block(fine), nn.SiLU()]
-        self.maps = nn.Sequential(*layers, nn.Conv2d(fine, 4 * outputs, 3, padding=1), nn.PixelShuffle(2))
+        last = zeroed(nn.Conv2d(fine, 4 * outputs, 3, padding=1))
+        self.maps = nn.Sequential(*layers, last, nn.PixelShuffle(2))
+        self.plain = nn.Sequential(nn.Conv2d(inputs, outputs * down**2, 1), nn.PixelShuffle(down))
 
     def forward(self, z_BCHW: Tensor) -> Tensor:
-        return self.maps(z_BCHW.contiguous(memory_format=torch.channels_last))
+        z = z_BCHW.contiguous(memory_format=torch.channels_last)
+        return self.maps(z) + self.plain(z)
+
+
+def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
+    """The layer with all its weights set to zero."""
+    nn.init.zeros_(layer.weight)
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+@torch.no_grad()
+def principal_start(encoder: MapEncoder, decoder: MapDecoder, x_BCHW: Tensor) -> None:
+    """Put the principal components of the patches of ``x`` (as the encoder gets them) into the linear paths: the first
+    outputs of the encoder become codes of unit variance, those there are no components for stay as they are."""
+    to_codes, to_pixels = encoder.plain[1], decoder.plain[0]
+    assert isinstance(to_codes, nn.Conv2d) and isinstance(to_pixels, nn.Conv2d)
+    patches_ND = encoder.plain[0](x_BCHW).permute(0, 2, 3, 1).flatten(0, 2).double()
+    mean_D = patches_ND.mean(0)
+    values, vectors = torch.linalg.eigh((patches_ND - mean_D).T @ (patches_ND - mean_D) / len(patches_ND))
+    count = min(to_pixels.in_channels, len(values))
+    values, vectors = values.flip(0)[:count].clamp(min=1e-6).sqrt(), vectors.flip(1)[:, :count]
+    vectors = vectors * vectors.sum(0).sign()  # a component and its negative are alike: one of them, on every machine
+    assert to_codes.bias is not None and to_pixels.bias is not None
+    to_codes.weight[:count, :, 0, 0] = (vectors / values).T.float()
+    to_codes.bias[:count] = -(mean_D @ (vectors / values)).float()
+    to_pixels.weight[:, :count, 0, 0] = (vectors * values).float()
+    to_pixels.bias.copy_(mean_D.float())
 
 
 class MlpEncoder(nn.Module):
