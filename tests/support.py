@@ -46,6 +46,7 @@ class RunContext:
         self.findings: list[Finding] = []
         self.metrics: dict[str, Any] = {}
         self.previews: dict[str, bytes] = {}
+        self.curves: list[tuple[int, dict[str, float]]] = []
         self.traces = dict(traces or {})
 
     def progress(self, done: float, total: float, **numbers: float | str) -> None:
@@ -60,6 +61,9 @@ class RunContext:
 
     def metric(self, **values: Any) -> None:
         self.metrics.update(values)
+
+    def curve(self, step: int, **values: float) -> None:
+        self.curves.append((step, values))
 
     def preview(self, name: str, data: bytes) -> None:
         self.previews[name] = data

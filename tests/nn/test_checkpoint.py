@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 from torch import nn
 
 from intaglio.nn.checkpoint import (
+    Pickled,
     load_tensors,
     pack_optimizers,
     read_meta,
@@ -33,7 +36,7 @@ def test_round_trip_and_equal_bytes(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"], "no parts are left"
 
 
-@pytest.mark.parametrize("damage", [b"", b"\x00" * 9, pickle.dumps({"a": 1})])
+@pytest.mark.parametrize("damage", [b"", b"\x00" * 9, b"GIF89a" * 9])
 def test_damaged_files_are_refused(tmp_path: Path, damage: bytes) -> None:
     (tmp_path / "bad").write_bytes(damage)
     with pytest.raises(ValueError, match="bad is no readable safetensors file"):
@@ -94,3 +97,64 @@ def test_ema_is_the_closed_form_and_gives_back() -> None:
     assert float(model.weight.detach()) == 5.0
     with pytest.raises(ValueError, match=r"decay=1\.0"):
         Ema(model, decay=1.0)
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy", "bare", "suffix"])
+def test_a_pickle_is_refused_by_name_and_the_way_to_convert_it_works(tmp_path: Path, form: str) -> None:
+    """The line in the message is run as it stands; the tensors come through."""
+    weight = torch.arange(6.0).view(2, 3)
+    path = tmp_path / ("given.pt" if form == "suffix" else "given.safetensors")
+    if form == "bare":
+        path.write_bytes(pickle.dumps({"a": 1}))
+    else:
+        torch.save({"state_dict": {"w": weight}}, path, _use_new_zipfile_serialization=form != "legacy")
+    for read in (load_tensors, read_meta):
+        with pytest.raises(Pickled, match=f"{path.name} is a pickle") as caught:
+            read(path)
+    if form == "bare":
+        return  # holds no tensors
+    target = "given.safetensors" if form == "suffix" else "converted.safetensors"
+    assert caught.value.convert.endswith(f" {path.name} {target}")
+    line = caught.value.convert.replace("python", sys.executable, 1)
+    subprocess.run(line, shell=True, check=True, cwd=tmp_path)
+    assert torch.equal(load_tensors(tmp_path / target)[0]["w"], weight)
+
+
+def test_a_header_whose_length_begins_as_a_pickle_does_is_no_pickle(tmp_path: Path) -> None:
+    for width in range(2000):
+        save_tensors(tmp_path / "x", {}, {"fill": "x" * width})
+        if (tmp_path / "x").read_bytes()[:2] == b"\x80\x04":
+            break
+    else:
+        raise AssertionError("no such header was met")
+    assert len(read_meta(tmp_path / "x")["fill"]) == width
+
+
+def test_a_pickle_never_runs(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[object, ...]:
+            return (Path.touch, (tmp_path / "sprung",))
+
+    torch.save({"w": Trap()}, tmp_path / "x.ckpt")
+    with pytest.raises(Pickled):
+        load_tensors(tmp_path / "x.ckpt")
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_a_file_too_large_leaves_the_old_one_and_says_how_much_is_needed(tmp_path: Path) -> None:
+    """A real limit of the system on the size of files, in a process of its own."""
+    save_tensors(tmp_path / "state", {"w": torch.zeros(8)})
+    code = f"""
+import resource, torch
+from pathlib import Path
+from intaglio.nn.checkpoint import DiskFull, save_tensors
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    save_tensors(Path({str(tmp_path / "state")!r}), {{"w": torch.ones(100_000)}})
+except DiskFull as error:
+    print(error.strerror, error.need > 400_000)
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert "no room for state: 400," in done.stdout and done.stdout.strip().endswith("True")
+    assert torch.equal(load_tensors(tmp_path / "state")[0]["w"], torch.zeros(8))
+    assert [each.name for each in tmp_path.iterdir()] == ["state"], "no part is left"

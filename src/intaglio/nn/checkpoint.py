@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,66 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 _META = "intaglio"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room on the disk, in the quota, under the limit of file size
+PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin")
+CONVERT = (
+    'python -c "import sys, torch; from safetensors.torch import save_file; '
+    "s = torch.load(open(sys.argv[1], 'rb'), map_location='cpu', weights_only=True); s = s.get('state_dict', s); "
+    'save_file({k: v.clone().contiguous() for k, v in s.items() if torch.is_tensor(v)}, sys.argv[2])" '
+)
+
+
+class DiskFull(OSError):
+    """There is no room for a file. need: bytes it takes; free: bytes that were left."""
+
+    def __init__(self, number: int, message: str, path: str, *, need: int, free: int) -> None:
+        super().__init__(number, message, path)
+        self.need, self.free = need, free
+
+
+class Pickled(ValueError):
+    """A pickle stands where safetensors is expected; it is not opened, because reading one runs what it says."""
+
+    def __init__(self, path: Path) -> None:
+        self.name = path.name
+        to = f"{path.stem}.safetensors"
+        self.convert = f"{CONVERT}{path.name} {to if to != path.name else 'converted.safetensors'}"
+        super().__init__(f"{path.name} is a pickle, and reading one runs any code in it. Convert it: {self.convert}")
+
+
+def refuse_pickle(path: Path) -> None:
+    """Tell a pickle by content (also within a zip, as torch writes them) or, where nothing is there to tell, by name.
+
+    Errors: Pickled, with the line that converts it.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(4096)
+    except FileNotFoundError:
+        return
+    zipped = start[:4] == b"PK\x03\x04" and b".pkl" in start  # torch.save since 1.6: <name>/data.pkl comes first
+    bare = start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+    safetensors = start[5:9] == b"\0\0\0{"  # the length of a header, and the header; may begin as a pickle does
+    if not safetensors and (zipped or bare or path.suffix.lower() in PICKLES):
+        raise Pickled(path)
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write ``data`` so that a reader, or a kill at any moment, finds the old file or the new one whole."""
+    """Write ``data`` so that a reader, or a kill at any moment, finds the old file or the new one whole.
+
+    Errors: DiskFull, with nothing left of the part that was written.
+    """
+    try:
+        _write_atomic(path, data)
+    except OSError as error:
+        if error.errno not in FULL or isinstance(error, DiskFull):
+            raise
+        free = shutil.disk_usage(path.parent).free if path.parent.exists() else 0
+        text = f"no room for {path.name}: {len(data):,} bytes are needed, {free:,} are free"
+        raise DiskFull(error.errno, text, str(path), need=len(data), free=free) from error
+
+
+def _write_atomic(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -48,7 +106,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, A
 def load_tensors(path: Path, *, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and ``meta`` of a file written by ``save_tensors``.
 
-    Errors: FileNotFoundError; ValueError for a file that is damaged or is no safetensors file.
+    Errors: FileNotFoundError; Pickled; ValueError for a file that is damaged or is no safetensors file.
     """
     meta = read_meta(path)
     return load_file(path, device=device), meta
@@ -56,6 +114,7 @@ def load_tensors(path: Path, *, device: str = "cpu") -> tuple[dict[str, Tensor],
 
 def read_meta(path: Path) -> dict[str, Any]:
     """Only the ``meta`` of a file written by ``save_tensors``; reads the header alone. Errors: as ``load_tensors``."""
+    refuse_pickle(path)
     try:
         with safe_open(path, framework="pt") as file:
             return json.loads((file.metadata() or {}).get(_META, "{}"))

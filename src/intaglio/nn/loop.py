@@ -2,17 +2,19 @@
 
 Everything random in a step comes from a generator seeded by (seed, step), and the order of the data is a pure function
 of the step (``nn/order.py``), so a resumed run needs weights, optimizer state and a number, and goes on bit for bit.
+That holds for one number of threads, one build of torch and one kind of device. They are kept with the state: threads
+are set back to what they were; what cannot be set back (another torch, processor, kind of device, number of processes)
+is said, and the training goes on all the same, because hours of work are worth more than last bits.
 """
 
 from __future__ import annotations
 
-import csv
 import functools
-import io
+import hashlib
+import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,12 +22,17 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from intaglio.nn.checkpoint import load_tensors, pack_optimizers, read_meta, save_tensors, unpack_optimizers
-from intaglio.nn.device import environment
+from intaglio.nn import parallel
 from intaglio.nn.ema import Ema
+from intaglio.nn.measures import bootstrap_interval
 from intaglio.nn.order import derive
+from intaglio.nn.states import Keeper, State
+from intaglio.nn.trained import Plan, Trained
+
+__all__ = ["Diverged", "Plan", "Report", "Trained", "train"]
 
 AVERAGED_EVERY = 4  # steps: the average of weights moves so slowly that every fourth step tells it as much
+RESAMPLES = 1000  # of the held-out units, for the interval of a difference
 CURVE_POINTS = 400  # a curve keeps about this many points, however long the training
 
 
@@ -34,72 +41,12 @@ class Diverged(RuntimeError):
 
 
 class Report(Protocol):
-    """Where the loop tells how it goes; a step's Context is one."""
+    """Where the loop tells how it goes; a step's Context is one. A ``curve(step, **values)``, where it has one, is told
+    each point of the curve: loss, heldout, rate (of the peak learning rate) and the pace."""
 
     def progress(self, done: float, total: float, **numbers: float | str) -> None: ...
     def warn(self, message: str) -> None: ...
     def metric(self, **values: Any) -> None: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """How to train; every field changes the result except ``save_seconds``, ``unit`` and ``per_step``.
-
-    steps, seed:  how many updates; the only source of randomness.
-    per_step:     how many ``unit`` one update takes in, for the rate that is shown.
-    warmup:       share of the steps over which the learning rate rises. cooldown: share at the end over which it falls
-                  to zero in a straight line.
-    clip:         largest norm of the gradient; 0 is off. ema: decay of the moving average of weights; 0 is off.
-    evaluations:  how often the held-out loss is taken, evenly spread, the last at the last step.
-    previews:     how many live samples. save_seconds: a resumable state is written about this often.
-    """
-
-    steps: int
-    seed: int
-    per_step: float = 1.0
-    unit: str = "items/s"
-    warmup: float = 0.02
-    cooldown: float = 0.98
-    clip: float = 1.0
-    ema: float = 0.0
-    evaluations: int = 20
-    previews: int = 5
-    save_seconds: float = 15.0
-
-    def rate(self, step: int) -> float:
-        """Learning rate of ``step`` (from 0) as a share of its peak, in (0, 1]."""
-        rise = (step + 1) / max(1.0, self.warmup * self.steps)
-        fall = (self.steps - step) / max(1.0, self.cooldown * self.steps)
-        return min(1.0, rise, fall)
-
-    def exact(self) -> dict[str, Any]:
-        """The fields that change the result."""
-        return {key: value for key, value in asdict(self).items() if key not in ("save_seconds", "unit", "per_step")}
-
-
-@dataclass(kw_only=True)
-class Trained:
-    """What a training came to. Held-out losses are None where nothing was held out.
-
-    curve: points ``[step, train loss (mean since the last point), held-out loss or None]``.
-    resumed_at: the step a state was taken up at, 0 if none. seconds: over all parts of a resumed training.
-    """
-
-    steps: int = 0
-    best_step: int = 0
-    best_loss: float | None = None
-    curve: list[list[float | None]] = field(default_factory=list)
-    rollbacks: int = 0
-    resumed_at: int = 0
-    seconds: float = 0.0
-
-    def csv(self) -> bytes:
-        """The curve as CSV with the columns step, train_loss, heldout_loss."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["step", "train_loss", "heldout_loss"])
-        writer.writerows([["" if value is None else repr(value) for value in point] for point in self.curve])
-        return text.getvalue().encode()
 
 
 def train(
@@ -110,106 +57,69 @@ def train(
     plan: Plan,
     work: Path,
     report: Report,
-    evaluate: Callable[[], float] | None = None,
+    evaluate: Callable[[], float | Tensor] | None = None,
     preview: Callable[[int], None] | None = None,
     identity: Mapping[str, Any] | None = None,
     say: Callable[..., str] = str.format,
 ) -> Trained:
     """Train ``model`` in place; at the end it holds the weights that were best on held-out data (or the last ones).
 
+    Under ``torchrun`` the micro-batches of ``plan.accumulate`` are shared among the processes, see ``nn/parallel.py``.
+
     Ten parameters, because a training is this much: what, by what, how, where to, and three ways to look at it.
 
     Args:
-        loss:     of a step: the scalar to go down, on this step's batch, with the generator (on the model's device) as
-                  the only randomness. Choose the batch by ``nn.order.rows(step, ...)``. The global torch generators are
-                  seeded alike, so dropout repeats.
+        loss:     of a micro-batch (of a step, where ``plan.accumulate`` is 1): the scalar to go down, with the
+                  generator (on the model's device) as the only randomness. Choose the batch by
+                  ``nn.order.rows(number, ...)``. The global torch generators are seeded alike: dropout repeats.
         evaluate: the held-out loss of the model as it is now; called without gradients, in eval mode, with averaged
-                  weights where ``plan.ema`` is on, seeded alike each time.
+                  weights where ``plan.ema`` is on, seeded alike each time. A row of losses, one a held-out unit (a
+                  picture, a text) and always the same units, says also how sure "better" is.
         preview:  shows a sample of the model at this step; called the same way.
         work:     folder for resumable state; what an earlier call with the same ``identity`` left there is taken up.
         identity: what the state must agree with (plain JSON): model config, data. The plan is always part of it.
         say:      makes a sentence for people from an English template and its values (``core.i18n.t``).
     Errors:
         Diverged: the loss became infinite, or grew far past its start, again after one return to the last good state.
+        DiskFull: the resumable states would not fit on the disk; raised before any work.
+        LostProcess: another process of a shared training ended.
     """
-    averaged = Ema(model, decay=plan.ema**AVERAGED_EVERY) if plan.ema else None
-    keeper = _Keeper(work, model, list(optimizers), averaged, {"plan": plan.exact(), **(identity or {})})
-    run = _Run(model, loss, plan, report, keeper, say, evaluate, preview)
-    return run.run()
+    threads = torch.get_num_threads()
+    world = _world(next(model.parameters()).device, plan, report, say)
+    quiet = world.rank > 0
+    averaged = Ema(model, decay=plan.ema**AVERAGED_EVERY) if plan.ema and not quiet else None
+    shared = {"processes": world.size, "accumulate": plan.accumulate}
+    extra = {key: value for key, value in shared.items() if value != 1}
+    try:
+        torch.set_num_threads(max(1, threads // world.size))
+        known = {"plan": plan.exact(), **(identity or {})}
+        keeper = Keeper(work, model, list(optimizers), averaged, known, report.warn, say, extra)
+        run = _Run(model, loss, plan, _Silent() if quiet else report, keeper, say, evaluate, preview, world)
+        return run.run()
+    finally:
+        torch.set_num_threads(threads)
 
 
-@dataclass
-class _State:
-    """What a training has to know besides weights, optimizer state and average."""
+def _world(device: torch.device, plan: Plan, report: Report, say: Callable[..., str]) -> parallel.Alone:
+    """The processes to share with, all of them called; none where the update cannot be cut into as many parts."""
+    world = parallel.join(device)
+    if plan.accumulate % world.size:
+        text = "an update of this training cannot be cut into {count} equal parts: one process trains alone"
+        text = say(text, count=world.size)
+        if not world.turns:
+            raise ValueError(text)
+        report.warn(text)
+        return parallel.Alone()
+    world.start()
+    return world
 
-    step: int = 0
-    done: Trained = field(default_factory=Trained)
-    learning_rate: float = 1.0
-    first: float | None = None  # first loss, its running mean and that mean's lowest value: to notice divergence
-    mean: float | None = None
-    lowest: float | None = None
-    since: list[float] = field(default_factory=list)  # losses since the last point of the curve
 
+class _Silent:
+    """The report of a process whose part is told by another."""
 
-@dataclass
-class _Keeper:
-    """Writes and reads resumable states: ``good`` at each evaluation, ``last`` by the clock."""
-
-    work: Path
-    model: nn.Module
-    optimizers: list[Optimizer]
-    averaged: Ema | None
-    identity: dict[str, Any]
-
-    def __post_init__(self) -> None:
-        self.device = next(self.model.parameters()).device
-        self.environment = environment(str(self.device))
-
-    def path(self, name: str) -> Path:
-        return self.work / f"{name}.safetensors"
-
-    def save(self, name: str, state: _State) -> None:
-        tensors, numbers = pack_optimizers(self.optimizers)
-        tensors |= {f"model.{key}": value for key, value in self.model.state_dict().items()}
-        if self.averaged:
-            tensors |= {f"ema.{key}": value for key, value in self.averaged.state().items()}
-        meta: dict[str, Any] = {"identity": self.identity, "environment": self.environment, "state": asdict(state)}
-        meta |= {"numbers": numbers, "updates": self.averaged.updates if self.averaged else 0}
-        save_tensors(self.path(name), tensors, meta)
-
-    def newest(self) -> tuple[str, dict[str, Any]] | None:
-        """Name and meta of the state of this run that is furthest on; damaged and strange ones do not count."""
-        found = []
-        for name in ("good", "last"):
-            try:
-                meta = read_meta(self.path(name))
-            except (FileNotFoundError, ValueError):
-                continue
-            if meta.get("identity") == self.identity:
-                found.append(((meta["state"]["done"]["rollbacks"], meta["state"]["step"]), name, meta))
-        return max(found)[1:] if found else None
-
-    def load(self, name: str) -> _State:
-        """Put back weights, optimizer state and average; the rest is returned."""
-        tensors, meta = load_tensors(self.path(name), device=str(self.device))
-        parts: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}}
-        for key, value in tensors.items():
-            part, _, rest = key.partition(".")
-            if part in parts:
-                parts[part][rest] = value
-        self.model.load_state_dict(parts["model"])
-        unpack_optimizers(self.optimizers, tensors, meta["numbers"])
-        if self.averaged:
-            self.averaged.load(parts["ema"], updates=meta["updates"])
-        state = _State(**meta["state"])
-        state.done = Trained(**meta["state"]["done"])
-        return state
-
-    def save_best(self) -> None:
-        save_tensors(self.path("best"), self.model.state_dict(), {"identity": self.identity})
-
-    def load_best(self) -> None:
-        self.model.load_state_dict(load_tensors(self.path("best"), device=str(self.device))[0])
+    def progress(self, done: float, total: float, **numbers: float | str) -> None: ...
+    def warn(self, message: str) -> None: ...
+    def metric(self, **values: Any) -> None: ...
 
 
 class _Run:
@@ -221,28 +131,31 @@ class _Run:
         loss: Callable[[int, torch.Generator], Tensor],
         plan: Plan,
         report: Report,
-        keeper: _Keeper,
+        keeper: Keeper,
         say: Callable[..., str],
-        evaluate: Callable[[], float] | None,
+        evaluate: Callable[[], float | Tensor] | None,
         preview: Callable[[int], None] | None,
+        world: parallel.Alone,
     ) -> None:
-        self.model, self.loss, self.plan, self.report = model, loss, plan, report
+        self.model, self.loss, self.plan, self.report, self.world = model, loss, plan, report, world
         self.keeper, self.say, self.evaluate, self.preview = keeper, say, evaluate, preview
+        self.first = world.rank == 0  # the process that judges, shows, tells and saves
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.generator = torch.Generator(device=keeper.device)
         self.peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in keeper.optimizers]
-        self.state = _State()
+        self.state = State()
         self.pending: list[Tensor] = []  # losses not looked at yet: on a GPU reading one waits for all work before it
         self.look_every = 16 if keeper.device.type == "cuda" else 1
         self.started = self.counted = self.saved = time.monotonic()
 
     def run(self) -> Trained:
         self._resume()
-        while self.state.step < self.plan.steps:
+        self.world.reducing(self.model, self.parameters)
+        while self.state.step < self.plan.steps and not self.state.done.stopped:
             self._update()
             evaluation = _spread(self.state.step, self.plan.steps, self.plan.evaluations)
-            late = time.monotonic() - self.saved >= self.plan.save_seconds
-            if evaluation or late or len(self.pending) >= self.look_every:
+            look = evaluation or len(self.pending) >= self.look_every
+            if look:  # at these steps only, never by the clock: all processes must look at the same ones
                 if not self._look():
                     if self._roll_back():
                         continue
@@ -250,25 +163,32 @@ class _Run:
                 self._tell()
             if evaluation:
                 self._evaluate()
-            if self.preview and _spread(self.state.step, self.plan.steps, self.plan.previews):
+            if self.first and self.preview and _spread(self.state.step, self.plan.steps, self.plan.previews):
                 self._as_sampled(functools.partial(self.preview, self.state.step))
             if evaluation:
                 self._save("good")
-            elif late:
+            elif look and time.monotonic() - self.saved >= self.plan.save_seconds:
                 self._save("last")
             elif self.state.step % max(1, self.plan.steps // CURVE_POINTS) == 0:
                 self._point(None)
         return self._finish()
 
     def _update(self) -> None:
-        state = self.state
-        self._seed("step", state.step)
+        state, count = self.state, self.plan.accumulate
         factor = self.plan.rate(state.step) * state.learning_rate
         for optimizer, peaks in zip(self.keeper.optimizers, self.peaks, strict=True):
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * factor
-        value = self.loss(state.step, self.generator)
-        value.backward()
+        total: Tensor | None = None
+        for micro in (mine := self.world.micros(count)):
+            self._seed("step", state.step * count + micro)
+            self.world.overlapped(micro == mine[-1])
+            value = self.loss(state.step * count + micro, self.generator)
+            value = value if count == 1 else value / count
+            value.backward()
+            total = value.detach() if total is None else total + value.detach()
+        assert total is not None
+        self.pending.append(self.world.settle(total))
         if self.plan.clip:
             self._clip()
         for optimizer in self.keeper.optimizers:
@@ -276,7 +196,6 @@ class _Run:
             optimizer.zero_grad(set_to_none=True)
         if self.keeper.averaged and ((state.step + 1) % AVERAGED_EVERY == 0 or state.step + 1 == self.plan.steps):
             self.keeper.averaged.update()
-        self.pending.append(value.detach())
         state.step += 1
 
     def _clip(self) -> None:
@@ -302,19 +221,62 @@ class _Run:
             return True
         return state.mean <= state.first + max(0.5 * abs(state.first), state.first - state.lowest, 1.0)
 
+    # ---------------------------------------------------------------------------------------------------------- judging
     def _evaluate(self) -> None:
-        """Held-out loss, and the weights kept if it is the lowest so far."""
+        """Held-out loss, the weights kept if it is the lowest so far, and whether to go on."""
         done = self.state.done
-        heldout = self._as_sampled(self.evaluate) if self.evaluate else None
-        if heldout is not None and math.isfinite(heldout) and (done.best_loss is None or heldout < done.best_loss):
-            done.best_loss, done.best_step = heldout, self.state.step
-            self._as_sampled(self.keeper.save_best)
-        self._point(heldout)
-        self.report.metric(curve=done.curve)
+        self.world.check_equal(self.model)
+        if self.first:
+            found = self._as_sampled(self.evaluate) if self.evaluate else None
+            heldout = float(found.mean()) if isinstance(found, Tensor) else found
+            if heldout is not None and math.isfinite(heldout) and (done.best_loss is None or heldout < done.best_loss):
+                done.best_loss, done.best_step = heldout, self.state.step
+                self._as_sampled(functools.partial(self.keeper.save_best, self.state.step))
+            if heldout is not None:
+                self._compare(heldout, found.detach().float().cpu() if isinstance(found, Tensor) else None)
+            self._point(heldout)
+            self.report.metric(curve=done.curve)
+        done.stopped = bool(self.world.tell(done.stopped)[0])
+
+    def _compare(self, heldout: float, units: Tensor | None) -> None:
+        """Better than the state last found better? Compared with that one, and not with the lowest mean so far, because
+        a slow gain would be lost in the noise of each step of it."""
+        state, before = self.state, self.keeper.units
+        better = state.reference is None or heldout < state.reference
+        if units is not None:
+            verdict = {
+                "step": state.step,
+                "heldout": round(heldout, 6),
+                "verdict": "unknown",
+                "low": None,
+                "high": None,
+            }
+            if before is not None and before.shape == units.shape:
+                seed = derive(self.plan.seed, "compare", state.step)
+                change = bootstrap_interval(units.double() - before.double(), draws=RESAMPLES, seed=seed)
+                sure = "better" if change.high < 0 else "worse" if change.low > 0 else "unknown"
+                verdict |= {"verdict": sure, "low": round(change.low, 6), "high": round(change.high, 6)}
+                better = sure == "better"
+            state.done.verdicts.append(verdict)
+            self.report.metric(verdicts=state.done.verdicts)
+        state.waited = 0 if better else state.waited + 1
+        if better:
+            state.reference, self.keeper.units = heldout, units
+        if self.plan.patience and state.waited >= self.plan.patience and state.step < self.plan.steps:
+            state.done.stopped = True
+            text = "stopped early at step {step}: {count} evaluations in a row found nothing better than step {best}"
+            self.report.warn(self.say(text, step=state.step, count=state.waited, best=self._reference_step()))
+
+    def _reference_step(self) -> int:
+        times, ago = self.plan.evaluations, self.state.waited
+        looked = [n for n in range(1, self.state.step + 1) if _spread(n, self.plan.steps, times)]
+        return looked[-1 - ago]
 
     def _as_sampled(self, call: Callable[[], Any]) -> Any:
         self._seed("evaluate")
         self.model.eval()
+        threads = torch.get_num_threads()
+        torch.set_num_threads(threads * self.world.size)  # the others wait
         try:
             with torch.no_grad():
                 if self.keeper.averaged is None:
@@ -322,6 +284,7 @@ class _Run:
                 with self.keeper.averaged.applied():
                     return call()
         finally:
+            torch.set_num_threads(threads)
             self.model.train()
 
     def _seed(self, *parts: object) -> None:
@@ -331,20 +294,29 @@ class _Run:
         if torch.cuda.is_initialized():
             torch.cuda.manual_seed_all(seed)
 
+    # ---------------------------------------------------------------------------------------------------------- telling
     def _point(self, heldout: float | None) -> None:
         state = self.state
-        if state.since:
-            mean = sum(state.since) / len(state.since)
-            state.done.curve.append([state.step, round(mean, 6), None if heldout is None else round(heldout, 6)])
-            state.since = []
+        if not state.since:
+            return
+        mean = sum(state.since) / len(state.since)
+        state.done.curve.append([state.step, round(mean, 6), None if heldout is None else round(heldout, 6)])
+        state.since = []
+        curve = getattr(self.report, "curve", None)
+        if curve is not None:
+            values = {"loss": mean, "rate": self.plan.rate(state.step - 1) * state.learning_rate, "pace": self._pace()}
+            curve(state.step, **values, **({} if heldout is None else {"heldout": heldout}))
+
+    def _pace(self) -> float:
+        seconds = max(1e-9, time.monotonic() - self.started)
+        return (self.state.step - self.state.done.resumed_at) * self.plan.per_step / seconds
 
     def _tell(self) -> None:
         done, step = self.state.done, self.state.step
         numbers: dict[str, float | str] = {"loss": round(self.state.mean or 0.0, 4)}
         if done.best_loss is not None:
             numbers["heldout"] = round(done.best_loss, 4)
-        seconds = max(1e-9, time.monotonic() - self.started)
-        numbers[self.plan.unit] = round((step - done.resumed_at) * self.plan.per_step / seconds, 1)
+        numbers[self.plan.unit] = round(self._pace(), 1)
         self.report.progress(step, self.plan.steps, **numbers)
 
     # ------------------------------------------------------------------------------------ keeping, resuming, going back
@@ -352,35 +324,52 @@ class _Run:
         now = time.monotonic()
         self.state.done.seconds += now - self.counted
         self.counted = now
-        self.keeper.save(name, self.state)
+        if self.first:
+            self.keeper.save(name, self.state)
         self.saved = time.monotonic()
 
+    def _agree(self) -> None:
+        """Errors: RuntimeError where the processes prepared different trainings."""
+        text = json.dumps(self.keeper.identity, sort_keys=True, default=str)
+        mine = int(hashlib.sha256(text.encode()).hexdigest()[:12], 16)
+        if int(self.world.tell(mine)[0]) != mine:
+            raise RuntimeError("the processes of this training were given different data or settings")
+
+    def _load(self, name: str) -> State:
+        self.world.share_file(self.keeper.path(name))
+        return self.keeper.load(name)
+
     def _resume(self) -> None:
+        self._agree()
         self.model.train()
-        found = self.keeper.newest()
-        if found is None:
+        found = self.keeper.newest() if self.first else None
+        names = ("none", "good", "last")
+        name = names[int(self.world.tell(names.index(found[0]) if found else 0)[0])]
+        if name == "none":
+            if self.first:
+                self.keeper.check_room()
+            self.world.share_weights(self.model)
             self._save("good")
             return
-        name, meta = found
-        self.state = self.keeper.load(name)
+        self.state = self._load(name)
         self.state.done.resumed_at = self.state.step
-        before, now = meta["environment"], self.keeper.environment
-        changed = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
-        if changed:
-            what = ", ".join(f"{key} {before.get(key)} -> {now.get(key)}" for key in changed)
+        what = self.keeper.enforce(found[1]["environment"]) if found else ""
+        torch.set_num_threads(int(self.world.tell(torch.get_num_threads())[0]))
+        if what:
             text = "resumed at step {step} on another set-up ({what}): the last bits may differ from an unbroken run"
             self.report.warn(self.say(text, step=self.state.step, what=what))
 
     def _roll_back(self) -> bool:
         """Return to the last good state at half the learning rate; False if that was done once before."""
-        if self.state.done.rollbacks:
-            if self.state.done.best_loss is None:
+        possible = bool(self.world.tell(self.first and self.keeper.can_go_back())[0])
+        if self.state.done.rollbacks or not possible:
+            if not self.world.tell(self.state.done.best_loss is not None)[0]:
                 raise Diverged(self.say("the loss diverged twice, at step {step} at last", step=self.state.step))
             text = "training diverged again at step {step}; kept the best state, of step {best}"
             self.report.warn(self.say(text, step=self.state.step, best=self.state.done.best_step))
             return False
         failed, resumed = self.state.step, self.state.done.resumed_at
-        self.state = self.keeper.load("good")
+        self.state = self._load("good")
         self.state.done.resumed_at = resumed
         self.state.learning_rate *= 0.5
         self.state.done.rollbacks += 1
@@ -391,12 +380,14 @@ class _Run:
 
     def _finish(self) -> Trained:
         done = self.state.done
-        if done.best_loss is not None:
+        if self.first and done.best_loss is not None:
             self.keeper.load_best()
         elif self.keeper.averaged:
             self.keeper.averaged.assign()
+        self.world.share_weights(self.model)
         done.steps = self.state.step
         self.model.eval()
+        self.world.end()
         return done
 
 
