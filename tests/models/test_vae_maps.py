@@ -13,7 +13,6 @@ from intaglio.core.errors import UserError
 from intaglio.models import _autoencoder as ae
 from intaglio.models import _density, vae
 from intaglio.models._prints import Prints, read_checkpoint
-from intaglio.nn import likelihoods
 from tests.models.test_vae import discs, fitted
 from tests.support import ItemList, RunContext
 
@@ -87,15 +86,6 @@ def test_walks_work_over_maps(mapped: Run) -> None:
     ctx, _, items = mapped
     some = list(items)[:4]
     assert len({item.id for item in loaded(mapped).interpolate(some[0], some[1], 3, ctx)}) == 3
-
-
-def test_the_error_of_edges_is_blind_to_brightness_and_sees_a_blur() -> None:
-    x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(likelihoods.edge_error(x + 0.25, x), torch.zeros(2), atol=1e-6, rtol=0)
-    step = torch.zeros(1, 1, 8, 8)
-    step[..., 4:] = 1.0  # one column of 7 differs by 1 across; halved: one of 3; quartered: one of 1
-    expected = (1 / 7 + 1 / 3 + 1) / 6
-    torch.testing.assert_close(likelihoods.edge_error(step, torch.zeros_like(step)), torch.tensor([expected]))
 
 
 def test_the_plane_has_the_mean_and_covariance_of_the_points() -> None:

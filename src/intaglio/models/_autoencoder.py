@@ -149,15 +149,14 @@ def sampled(mean_BZ: Tensor, logvar_BZ: Tensor, generator: torch.Generator) -> T
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """What the objective weighs: beta of the KL term, free_bits (nats a latent), sharp of the error of edges."""
+    """What the objective weighs: beta of the KL term, free_bits in nats a latent."""
 
     beta: float = 1.0
     free_bits: float = 0.0
-    sharp: float = 0.0
 
 
 def objective(model: Autoencoder, x_BCHW: Tensor, generator: torch.Generator, weights: Weights) -> Tensor:
-    """Negative ELBO in nats a dimension, mean over the batch, to be gone down; edges in units of the Gaussian's sigma.
+    """Negative ELBO in nats a dimension, mean over the batch, to be gone down.
 
     With the Gaussian likelihood the variance is the one that fits the batch best, in closed form (Rybkin et al.,
     eq. 4); the model keeps its running mean.
@@ -171,12 +170,7 @@ def objective(model: Autoencoder, x_BCHW: Tensor, generator: torch.Generator, we
             model.variance.lerp_(variance, 0.05)
     rebuilt = model.nats(outcome, x_BCHW, variance=variance)
     kl = likelihoods.with_free_bits(likelihoods.kl_nats(mean, logvar), weights.free_bits)
-    loss = (rebuilt + weights.beta * kl).mean() / model.shape.dimensions
-    if not weights.sharp:
-        return loss
-    drawn = torch.sigmoid(outcome) if model.shape.likelihood == "bernoulli" else outcome
-    sigma = (model.variance if variance is None else variance).sqrt()
-    return loss + weights.sharp * (likelihoods.edge_error(drawn, x_BCHW) / sigma).mean()
+    return (rebuilt + weights.beta * kl).mean() / model.shape.dimensions
 
 
 def batches(pixels: np.ndarray[Any, Any], *, size: int, device: torch.device) -> Iterator[Tensor]:

@@ -51,7 +51,6 @@ class Config(StepConfig):
                  else gaussian.
     beta:        weight of the KL term; 1 is the ELBO and what vectors take, a ``map`` takes 0.1.
     free_bits:   nats below which a latent's KL is not pushed down.
-    sharp:       weight of the error of edges beside that of pixels; 0 for vectors, 0.5 for a ``map``.
     flip:        also learn from mirrored pictures; right for faces and fruit, wrong for letters and flags.
     fit:         ``cover`` cuts the middle square, ``contain`` keeps all. background: behind what is transparent.
     images:      how many pictures it sees in all, repeats counted. batch: pictures a step. learning_rate: the peak.
@@ -71,7 +70,6 @@ class Config(StepConfig):
     likelihood: Literal["auto", "gaussian", "bernoulli", "logistic"] = "auto"
     beta: float | None = Field(default=None, ge=0.0, le=1000.0)
     free_bits: float = Field(default=0.0, ge=0.0, le=10.0)
-    sharp: float | None = Field(default=None, ge=0.0, le=100.0)
     flip: bool = False
     fit: Literal["cover", "contain"] = "cover"
     background: Literal["white", "black"] = "white"
@@ -105,7 +103,7 @@ DIALS = {
 }
 FEW = 500  # pictures; below it the code is kept short, so that the density between the codes can be told
 START_FROM = 256  # pictures whose patches a map starts from
-MAP_BETA, MAP_SHARP = 0.1, 0.5  # a map of codes is to rebuild well; what draws from it is learned afterwards
+MAP_BETA = 0.1  # a map of codes is to rebuild well; what draws from it is learned afterwards
 COPIES = 2_000  # no picture is shown more often than this
 
 
@@ -137,7 +135,7 @@ class Component:
         return self.config.images or min(DIALS[self.config.size].images, max(1, items) * COPIES)
 
     def _batch(self, items: int) -> int:
-        return self.config.batch or (64 if items >= 32 else 16)
+        return self.config.batch or (16 if items < 32 else 32 if self.config.net == "map" else 64)
 
     def _shape(self, side: int, channels: int, items: int, likelihood: str) -> ae.Shape:
         dial, config = DIALS[self.config.size], self.config
@@ -157,10 +155,10 @@ class Component:
         )
 
     def _weights(self) -> ae.Weights:
-        config, tokenizer = self.config, self.config.net == "map"
-        beta = config.beta if config.beta is not None else (MAP_BETA if tokenizer else 1.0)
-        sharp = config.sharp if config.sharp is not None else (MAP_SHARP if tokenizer else 0.0)
-        return ae.Weights(beta=beta, free_bits=config.free_bits, sharp=sharp)
+        usual = MAP_BETA if self.config.net == "map" else 1.0
+        return ae.Weights(
+            beta=self.config.beta if self.config.beta is not None else usual, free_bits=self.config.free_bits
+        )
 
     # ------------------------------------------------------------------------------------------------------- training
     def fit(self, data: Dataset, ctx: Context) -> Mapping[str, Any]:

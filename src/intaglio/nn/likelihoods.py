@@ -74,17 +74,6 @@ def logistic_levels_nats(mean_BD: Tensor, x_BD: Tensor, log_scale: Tensor) -> Te
     return -torch.where(x_BD < _HALF, F.logsigmoid(upper), edges).sum(1)
 
 
-def edge_error(mean_BCHW: Tensor, x_BCHW: Tensor) -> Tensor:
-    """How far the edges of two pictures differ, (B,): mean absolute error of the differences between neighbouring
-    pixels, at full, half and quarter size. A squared error alone is content with a blur; this is not."""
-    away, total = mean_BCHW - x_BCHW, mean_BCHW.new_zeros(len(mean_BCHW))
-    for level in range(3):
-        if level:
-            away = F.avg_pool2d(away, 2)
-        total = total + away.diff(dim=2).abs().mean((1, 2, 3)) + away.diff(dim=3).abs().mean((1, 2, 3))
-    return total / 6.0
-
-
 def importance_bound_nats(log_weights_KB: Tensor) -> Tensor:
     """-log of the mean importance weight of each picture, (B,): an upper bound of its negative log-likelihood, tighter
     with every sample. log_weights: log p(x|z) + log p(z) - log q(z|x) for K samples of z."""
