@@ -65,6 +65,8 @@ def lines(answer: Mapping[str, Any], *, step: str, terminal: bool) -> Iterator[s
     figures = list(_text.figures(answer.get("metrics") or {}))
     if figures:
         yield from _text.table([t("figure"), t("value")], [list(each) for each in figures])
+    if any(each["path"] == "MODEL_CARD.md" for each in answer.get("files") or ()):
+        yield t("Its cards: MODEL_CARD.md and DATA_CARD.md; intaglio export {step} FOLDER writes them out.", step=step)
     if not (items or skipped or refused or figures):
         yield t("{step} holds nothing to show.", step=step)
 

@@ -154,7 +154,7 @@ class Project:
     def export(self, step: str, folder: Path) -> Answer:
         """``files``: the model in the layout others load."""
         self._must_be(step, "models")
-        return queries.export(self.store, self._made(step), folder)
+        return queries.export(self.store, self._made(step), folder, lang=self.file.settings.languages[0])
 
     def publish(self, step: str, *, progress: Progress | None = None, allow_unknown: bool = False) -> Answer:
         """``publication`` (folder), ``pieces``, ``refused``."""

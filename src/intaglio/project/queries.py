@@ -16,7 +16,7 @@ from intaglio.core.contracts import FileRef, Finding, Item, Trace
 from intaglio.core.errors import IntaglioError, UserError
 from intaglio.core.hashing import sha256_file
 from intaglio.core.i18n import t
-from intaglio.project import machine
+from intaglio.project import cards, machine
 from intaglio.project.file import ProjectFile, StepSpec, with_secrets
 from intaglio.project.lineage import Lineage
 from intaglio.store import Store
@@ -106,8 +106,8 @@ def component(record: StepRecord) -> Any:
     return module.Component(config_.parse(module.Config, with_secrets(dict(record.config)), where=where))
 
 
-def export(store: Store, record: StepRecord, folder: Path) -> Answer:
-    """Write the checkpoint in the layout others load; refuses a folder that holds something."""
+def export(store: Store, record: StepRecord, folder: Path, *, lang: str) -> Answer:
+    """Write the checkpoint in the layout others load, with its cards; refuses a folder that holds something."""
     if folder.exists() and any(folder.iterdir()):
         raise UserError(t("the folder is not empty"), where=str(folder), fix=t("name a new folder"))
     with tempfile.TemporaryDirectory(dir=store.scratch) as temp:
@@ -116,6 +116,7 @@ def export(store: Store, record: StepRecord, folder: Path) -> Answer:
         made_in = Path(temp) / "export"
         made_in.mkdir()
         component(record).export(checkpoint, made_in)
+        cards.export(store, record, checkpoint, made_in, lang=lang)
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copytree(made_in, folder, dirs_exist_ok=True)
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())

@@ -12,7 +12,7 @@ from intaglio.core import registry
 from intaglio.core.contracts import Dataset, Item, Skip, Trace, Verdict
 from intaglio.core.errors import UserError
 from intaglio.core.i18n import t
-from intaglio.project import publication
+from intaglio.project import cards, publication
 from intaglio.project.call import StepCall, StepInput, StepResult
 from intaglio.project.context import Say, StepContext, plain
 from intaglio.project.file import with_secrets
@@ -172,6 +172,7 @@ def _models(run: Run) -> StepResult:
     run.ctx.inputs = _handles(run, [each for each in run.call.inputs if each.role != "data"])
     metrics = dict(component.fit(data, run.ctx))
     run.ctx.keep_previews()
+    cards.write(run, data, plain({**run.ctx.metrics, **metrics}))
     tree = run.store.blobs.put_tree(run.ctx.out)
     return run.result({"files": tree}, {"items": len(data)}, metrics)
 
