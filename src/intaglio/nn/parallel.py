@@ -11,6 +11,7 @@ Where INTAGLIO_TURNS is set, processes above 0 sleep while 0 prepares data or me
 
 from __future__ import annotations
 
+import atexit
 import functools
 import os
 from collections.abc import Iterator, Sequence
@@ -84,6 +85,7 @@ class World(Alone):
         with _losing():
             if not dist.is_initialized():
                 dist.init_process_group("gloo", timeout=_PATIENCE)
+                atexit.register(dist.destroy_process_group)  # else its threads end with the process, by an abort
             self.control: Any = dist.group.WORLD
             self.data: Any = self.control if device.type == "cpu" else dist.new_group(backend="nccl", timeout=_PATIENCE)
         self.device = device
@@ -105,6 +107,8 @@ class World(Alone):
         for bucket in self._buckets:
             bucket.close()
         self._buckets = []
+        with _losing():
+            dist.barrier(group=self.control)  # none leaves while another still reads from it
         if self.turns and self.rank and not self.wait():
             raise Dismissed
 
