@@ -4,7 +4,7 @@ Papers:  Peebles and Xie (2023), "Scalable Diffusion Models with Transformers", 
          Li and He (2025), "Back to Basics: Let Denoising Generative Models Denoise", arXiv:2511.13720.
 Code:    written from the papers; differs in: gated linear units, RMS norms, one matrix tells all layers.
 Licence: ours.
-Shapes:  B batch, C channels, H height, W width, T patches, D width, N heads, E embedding, L condition tokens.
+Shapes:  B batch, C channels, H height, W width, T patches, D width, N heads, E embedding, K numbers of a condition.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ class DiT(nn.Module):
     A picture of one patch (a vector code) makes it a plain residual perceptron.
     """
 
-    def __init__(self, *, size_px: int, channels: int, width: int, depth: int, patch: int, tokens: int) -> None:
+    def __init__(self, *, size_px: int, channels: int, width: int, depth: int, patch: int, condition: int) -> None:
         super().__init__()
         self.patch, self.side = patch, size_px // patch
         told = max(128, width)
-        self.told = Told(width=told, tokens=tokens)
+        self.told = Told(width=told, condition=condition)
         self.into = nn.Linear(channels * patch**2, width)
         self.place = nn.Parameter(torch.randn(self.side**2, width) * 0.02)
         self.layers = nn.ModuleList(Layer(width, width // 64, told, self.side**2) for _ in range(depth))
@@ -63,8 +63,8 @@ class DiT(nn.Module):
         self.last = nn.Linear(width, channels * patch**2)
         nn.init.zeros_(self.last.weight)
 
-    def forward(self, x_BCHW: Tensor, t_B: Tensor, span_B: Tensor, tokens_BL: Tensor | None = None) -> Tensor:
-        told_BE = self.told(t_B, span_B, tokens_BL)
+    def forward(self, x_BCHW: Tensor, t_B: Tensor, span_B: Tensor, rows_BK: Tensor | None = None) -> Tensor:
+        told_BE = self.told(t_B, span_B, rows_BK)
         patches = F.pixel_unshuffle(x_BCHW, self.patch).flatten(2).mT
         x = self.into(patches)
         x = x + self.place.to(x.dtype)

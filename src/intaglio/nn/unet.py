@@ -5,7 +5,7 @@ Papers:  Ronneberger et al. (2015), "U-Net", arXiv:1505.04597; Perez et al. (201
 Code:    written from the papers; differs in: levels are joined by sums; norms are over the channels of a place (RMS);
          the finest level works on patches of pixels, where a processor multiplies fast.
 Licence: ours.
-Shapes:  B batch, C channels, H height, W width, E embedding, L condition tokens.
+Shapes:  B batch, C channels, H height, W width, E embedding, K numbers of a condition.
 """
 
 from __future__ import annotations
@@ -19,47 +19,36 @@ from torch import Tensor, nn
 from intaglio.nn.functions import normalize
 
 EPS = 1e-6
-NO_TOKEN = -1
 
 
 class Told(nn.Module):
     """Time, span and condition as one vector (B, E).
 
-    A condition is a bag of tokens (B, L), padded with ``NO_TOKEN``; an empty bag is "nothing said" and has a vector of
-    its own. The span's part starts at zero.
+    A condition is a row (B, K) of length about 1; a row of zeros is "nothing said". The span's part starts at zero.
     """
 
     frequencies: Tensor
 
-    def __init__(self, *, width: int, tokens: int) -> None:
+    def __init__(self, *, width: int, condition: int) -> None:
         super().__init__()
         self.register_buffer("frequencies", torch.exp(torch.linspace(0.0, math.log(200.0), 32)), persistent=False)
         self.time = nn.Linear(64, width)
         self.span = nn.Linear(64, width, bias=False)
         nn.init.zeros_(self.span.weight)
         self.out = nn.Linear(width, width)
-        if tokens:
-            self.bag = nn.Embedding(tokens + 1, width)  # the last one is "nothing said"
-            nn.init.normal_(self.bag.weight, std=0.5)
+        self.condition = nn.Linear(condition, width, bias=False) if condition else None
+        if self.condition is not None:
+            nn.init.normal_(self.condition.weight, std=0.5)
 
-    def forward(self, t_B: Tensor, span_B: Tensor, tokens_BL: Tensor | None) -> Tensor:
+    def forward(self, t_B: Tensor, span_B: Tensor, rows_BK: Tensor | None) -> Tensor:
         known = self.time(self._waves(t_B)) + self.span(self._waves(span_B) - self._waves(torch.zeros_like(span_B)))
-        if hasattr(self, "bag"):
-            known = known + self._condition(tokens_BL, len(t_B))
+        if self.condition is not None and rows_BK is not None:
+            known = known + self.condition(rows_BK)
         return F.silu(self.out(F.silu(known)))
 
     def _waves(self, t_B: Tensor) -> Tensor:
         angle = t_B[:, None] * self.frequencies
         return torch.cat([angle.cos(), angle.sin()], 1)
-
-    def _condition(self, tokens_BL: Tensor | None, count: int) -> Tensor:
-        nothing = self.bag.weight[-1].expand(count, -1)
-        if tokens_BL is None:
-            return nothing
-        said = (tokens_BL != NO_TOKEN).float()
-        total = (self.bag(tokens_BL.clamp(min=0)) * said[..., None]).sum(1)
-        number = said.sum(1, keepdim=True)
-        return torch.where(number > 0, total / number.clamp(min=1.0).sqrt(), nothing)
 
 
 class Block(nn.Module):
@@ -113,16 +102,16 @@ class UNet(nn.Module):
     """Pictures (B, C, H, W), times, spans and conditions to pictures of the same shape.
 
     size_px: H and W, a multiple of ``patch``. width: channels of the finest level; each level below has half the side
-    and up to four times as many. blocks: residual blocks a level, on each side. tokens: how many condition tokens there
-    are, 0 for none.
+    and up to four times as many. blocks: residual blocks a level, on each side. condition: how many
+    numbers a condition has, 0 for none.
     """
 
-    def __init__(self, *, size_px: int, channels: int, width: int, blocks: int, patch: int, tokens: int) -> None:
+    def __init__(self, *, size_px: int, channels: int, width: int, blocks: int, patch: int, condition: int) -> None:
         super().__init__()
         sides = levels(size_px // patch)
         widths = [width * min(4, 2**level) for level, _ in enumerate(sides)]
         told = 4 * width
-        self.told = Told(width=told, tokens=tokens)
+        self.told = Told(width=told, condition=condition)
         self.into = nn.Sequential(nn.PixelUnshuffle(patch), nn.Conv2d(channels * patch**2, width, 3, padding=1))
         self.down = nn.ModuleList(nn.ModuleList(Block(w, told) for _ in range(blocks)) for w in widths)
         self.up = nn.ModuleList(nn.ModuleList(Block(w, told) for _ in range(blocks)) for w in widths)
@@ -133,8 +122,8 @@ class UNet(nn.Module):
         nn.init.zeros_(self.last.weight)
         self.patch = patch
 
-    def forward(self, x_BCHW: Tensor, t_B: Tensor, span_B: Tensor, tokens_BL: Tensor | None = None) -> Tensor:
-        told_BE = self.told(t_B, span_B, tokens_BL)
+    def forward(self, x_BCHW: Tensor, t_B: Tensor, span_B: Tensor, rows_BK: Tensor | None = None) -> Tensor:
+        told_BE = self.told(t_B, span_B, rows_BK)
         x = self.into(x_BCHW.contiguous(memory_format=torch.channels_last))
         kept: list[Tensor] = []
         for level, blocks in enumerate(self.down):
