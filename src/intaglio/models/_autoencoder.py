@@ -97,7 +97,7 @@ class Autoencoder(nn.Module):
     def start_linear(self, x_BCHW: Tensor) -> None:
         """A map starts from the principal components of the patches of these pictures; others are left as they are."""
         if isinstance(self.encoder, vision.MapEncoder) and isinstance(self.decoder, vision.MapDecoder):
-            vision.principal_start(self.encoder, self.decoder, (x_BCHW - self.mean_CHW) / self.spread)
+            vision.principal_start(self.encoder, self.decoder, (x_BCHW - self.mean_CHW) / self.spread, whiten=True)
             linear = self.encoder.plain[1]
             assert isinstance(linear, nn.Conv2d) and linear.bias is not None
             linear.weight[self.shape.code[0] :] = 0.0

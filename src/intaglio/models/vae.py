@@ -29,6 +29,8 @@ from intaglio.models import _density
 from intaglio.models._feed import ALL, Feed, floats, moments
 from intaglio.models._pictures import Form, Shard, choose_side, gather, probe
 from intaglio.models._prints import Prints, export_folder, read_checkpoint, sheet, write_checkpoint
+from intaglio.models._room import check_room
+from intaglio.nn import parallel
 from intaglio.nn.checkpoint import write_atomic
 from intaglio.nn.device import autocast, fast_dtype, machine
 from intaglio.nn.likelihoods import active_units
@@ -124,12 +126,15 @@ class Component:
         items = size.items if size.items is not None else 1000
         shape = self._shape(side, 3, items, "gaussian")
         images = self._images(items)
-        work, weights = _work_per_picture(shape)
+        work, _ = _work_per_picture(shape)
         rate = 1e9 * max(machine.gflops * 0.8, machine.bf16_gflops * 1.1)
         seconds = 6.0 + images * work / rate + 0.002 * items / max(1, machine.threads)
-        activations = self._batch(items) * side * side * max(shape.width, 32) * 6
-        cached = min(items * shape.dimensions, 2**30)
-        return Estimate(seconds, 500_000_000 + weights * 32 + activations + cached)
+        return Estimate(seconds, self._bytes(shape, items))
+
+    def _bytes(self, shape: ae.Shape, items: int) -> int:
+        weights = _work_per_picture(shape)[1]
+        activations = self._batch(items) * shape.size_px**2 * max(shape.width, 32) * 6
+        return 500_000_000 + weights * 32 + activations + min(items * shape.dimensions, 2**30)
 
     def _images(self, items: int) -> int:
         return self.config.images or min(DIALS[self.config.size].images, max(1, items) * COPIES)
@@ -185,6 +190,8 @@ class Component:
                 )
                 raise UserError(what, where=f"[models.{ctx.step}]", fix=t("change size_px, or set down = 4"))
             form = Form(size_px=side, channels=1 if grey else 3, fit=config.fit, background=config.background)
+            need = self._bytes(self._shape(side, form.channels, len(pictures), "gaussian"), len(pictures))
+            check_room(need, ctx, fix=t("lower size_px, width or batch"))
             shard = gather(pictures, form, ctx)
             self._warn_of_few(shard, ctx)
             return self._fit(shard, ctx, device)
@@ -210,7 +217,9 @@ class Component:
         model.start_linear(floats(shard.pixels[: min(shard.train, START_FROM)], torch.device("cpu")))
         model.to(device)
         batch = self._batch(shard.train)
+        parts = parallel.parts(batch)  # one a process that shares the training
         plan = Plan(
+            accumulate=parts,
             steps=max(2, self._images(shard.train) // batch),
             seed=seed,
             per_step=batch,
@@ -218,7 +227,7 @@ class Component:
             ema=0.99,
             cooldown=0.6,
         )
-        session = Session(model, shard, config, ctx, batch, self._weights())
+        session = Session(model, shard, config, ctx, batch // parts, self._weights())
         found = train(
             model,
             session.loss,

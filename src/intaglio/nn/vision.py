@@ -138,21 +138,25 @@ def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
 
 
 @torch.no_grad()
-def principal_start(encoder: MapEncoder, decoder: MapDecoder, x_BCHW: Tensor) -> None:
-    """Put the principal components of the patches of ``x`` (as the encoder gets them) into the linear paths: the first
-    outputs of the encoder become codes of unit variance, those there are no components for stay as they are."""
+def principal_start(encoder: MapEncoder, decoder: MapDecoder, x_BCHW: Tensor, *, whiten: bool) -> None:
+    """Put the principal components of the patches of ``x`` (as the encoder gets them) into the linear paths.
+
+    whiten: each code has unit variance; else the variance of its component, so that distances are those of pictures.
+    Codes that there are no components for stay as they are.
+    """
     to_codes, to_pixels = encoder.plain[1], decoder.plain[0]
     assert isinstance(to_codes, nn.Conv2d) and isinstance(to_pixels, nn.Conv2d)
+    assert to_codes.bias is not None and to_pixels.bias is not None
     patches_ND = encoder.plain[0](x_BCHW).permute(0, 2, 3, 1).flatten(0, 2).double()
     mean_D = patches_ND.mean(0)
     values, vectors = torch.linalg.eigh((patches_ND - mean_D).T @ (patches_ND - mean_D) / len(patches_ND))
     count = min(to_pixels.in_channels, len(values))
-    values, vectors = values.flip(0)[:count].clamp(min=1e-6).sqrt(), vectors.flip(1)[:, :count]
+    vectors = vectors.flip(1)[:, :count]
     vectors = vectors * vectors.sum(0).sign()  # a component and its negative are alike: one of them, on every machine
-    assert to_codes.bias is not None and to_pixels.bias is not None
-    to_codes.weight[:count, :, 0, 0] = (vectors / values).T.float()
-    to_codes.bias[:count] = -(mean_D @ (vectors / values)).float()
-    to_pixels.weight[:, :count, 0, 0] = (vectors * values).float()
+    spread = values.flip(0)[:count].clamp(min=1e-6).sqrt() if whiten else torch.ones(count, dtype=torch.float64)
+    to_codes.weight[:count, :, 0, 0] = (vectors / spread).T.float()
+    to_codes.bias[:count] = -(mean_D @ (vectors / spread)).float()
+    to_pixels.weight[:, :count, 0, 0] = (vectors * spread).float()
     to_pixels.bias.copy_(mean_D.float())
 
 
