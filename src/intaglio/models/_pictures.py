@@ -48,12 +48,16 @@ class Form:
 
 @dataclass(frozen=True)
 class Shard:
-    """Pictures of one form in a memory-mapped file: uint8 [N, C, H, W], the first ``train`` of them for training."""
+    """Pictures of one form in a memory-mapped file: uint8 [N, C, H, W], the first ``train`` of them for training.
+
+    left_out: places, among the train items and then the held-out ones, of those that could not be read.
+    """
 
     pixels: np.ndarray[Any, Any]
     train: int
     form: Form
     skipped: int
+    left_out: frozenset[int] = frozenset()
 
     @property
     def heldout(self) -> int:
@@ -127,16 +131,18 @@ def gather(data: Dataset, form: Form, ctx: Context) -> Shard:
         )
     total = counts["train"] + counts["heldout"]
     pixels = np.memmap(raw, dtype=np.uint8, mode="r", shape=(total, *shape))
-    return Shard(pixels, counts["train"], form, counts["skipped"])
+    return Shard(pixels, counts["train"], form, counts["skipped"], frozenset(counts.get("left_out", ())))
 
 
-def _write(data: Dataset, form: Form, ctx: Context, raw: Path) -> dict[str, int]:
+def _write(data: Dataset, form: Form, ctx: Context, raw: Path) -> dict[str, Any]:
     counts = {"train": 0, "heldout": 0, "skipped": 0}
+    left_out: list[int] = []
     first_reason = ""
     with raw.open("wb") as file:
         for split in ("train", "heldout"):
             for item, result in decoded(data.split(split), form, ctx):
                 if isinstance(result, Unreadable):
+                    left_out.append(sum(counts.values()))
                     counts["skipped"] += 1
                     first_reason = first_reason or f"{item.origin}: {result}"
                     continue
@@ -152,7 +158,7 @@ def _write(data: Dataset, form: Form, ctx: Context, raw: Path) -> dict[str, int]
             reason=first_reason,
         )
         ctx.warn(text)
-    return counts
+    return {**counts, "left_out": left_out}
 
 
 def decoded(
