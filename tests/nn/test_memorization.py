@@ -87,6 +87,9 @@ def test_longest_run_by_brute_force(seed: int, batch: int, monkeypatch: pytest.M
 def test_runs_do_not_cross_the_end_of_a_text() -> None:
     assert longest_run(["abcdef"], ["abc", "def"])[0] == 3
     assert longest_run(["same text"], ["what", "the same text here"]) == (9, "same text")
+    long = "".join(random.Random(1).choices("abcdefgh", k=5_000))
+    assert longest_run([long[100:700], "x" * 900], [long]) == (600, long[100:700])
+    assert longest_run([long[:33]], [long])[0] == 33 == longest_run([long[:33] + "xx"], [long])[0]
     assert longest_run(["xyz"], ["abc"]) == (0, "") == longest_run([], ["abc"]) == longest_run(["abc"], [])
 
 
@@ -143,10 +146,10 @@ def test_text_report_of_a_copier_and_of_a_writer() -> None:
     def memory(asked: list[str]) -> list[float]:
         return [1.0 * len(text) if any(text in each for each in train) else 3.0 * len(text) for text in asked]
 
-    copier = text_report(memory, [text[10:100] for text in train[:20]], train, heldout)
+    copier = text_report(memory, [text[10:100] for text in train[:20]], train, known=train, heldout=heldout)
     assert copier["longest_run_chars"] == 90 and copier["shared_windows"] == 1
     assert copier["heldout_longest_run_chars"] < 12 and copier["heldout_shared_windows"] == 0
     assert copier["membership_auc"] == [1, 1, 1]
-    writer = text_report(lambda asked: [2.0 * len(text) for text in asked], made, train, heldout)
+    writer = text_report(lambda asked: [2.0 * len(text) for text in asked], made, train, known=train, heldout=heldout)
     assert writer["longest_run_chars"] < 12 and writer["membership_auc"] == [0.5, 0.5, 0.5]
-    assert text_report(memory, [], train, []) == {"samples": 0, "train": 40, "heldout": 0}
+    assert text_report(memory, [], train, known=train, heldout=[]) == {"samples": 0, "known": 40, "heldout": 0}

@@ -140,7 +140,7 @@ def test_chinese(tmp_path: Path) -> None:
     assert headings and all(not heading.isascii() for heading in headings)
 
 
-# ----------------------------------------------------------------------------------------------------- in a real project
+# ---------------------------------------------------------------------------------------------------- in a real project
 @pytest.fixture(scope="module")
 def _installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     site = plugin.install(tmp_path_factory.mktemp("site"))

@@ -27,11 +27,13 @@ from intaglio.nn.order import derive
 
 ITEMS = 256  # of each kind that a report looks at
 BATCH_CHARS = 1 << 21
-SCORED_CHARS = 1_000  # of a text whose loss is compared
+SCORED_CHARS = 400  # of a text whose loss is compared
 WINDOW = 32  # characters; shared windows of this length are counted
 CANARY_CHARS = 16
 REFERENCES = 1023  # random texts like a canary that it is ranked among: exposure ends at log2 of one more
 _BASE = np.uint64(0x9E3779B97F4A7C15)
+_TABLE = 1 << 22
+_LOW = np.uint64(_TABLE - 1)
 _END = "\x00"
 
 
@@ -105,27 +107,29 @@ def shared_windows(texts: Sequence[str], train: Iterable[str], length: int) -> l
     """Of each text the share of its windows of ``length`` characters that stand in a training text."""
     wanted = [_hashes(_codes(text), length) for text in texts]
     known = np.unique(np.concatenate([*wanted, np.empty(0, dtype=np.uint64)]))
-    seen = np.zeros(len(known), dtype=bool)
+    seen, likely = np.zeros(len(known), dtype=bool), np.zeros(_TABLE, dtype=bool)
+    likely[known & _LOW] = True
     for codes in _batches(train):
-        seen |= np.isin(known, _hashes(codes, length))
+        hashes = _hashes(codes, length)
+        seen |= np.isin(known, hashes[likely[hashes & _LOW]])
     return [float(seen[np.searchsorted(known, each)].mean()) if len(each) else 0.0 for each in wanted]
 
 
-def longest_run(texts: Sequence[str], train: Sequence[str]) -> tuple[int, str]:
+def longest_run(texts: Sequence[str], train: Iterable[str]) -> tuple[int, str]:
     """The longest run of characters that any text shares with a training text, and the run itself; (0, "") if none.
 
     A search over lengths by hashes modulo 2^64, the winner compared character by character. Memory is linear in the
-    texts plus one batch of the training set; time is linear in both, a dozen passes.
+    texts plus one batch of the training set; time is linear in both, some ten passes.
     """
     low, high = 0, max((len(text) for text in texts), default=0)
-    found = ""
+    middle, found = min(WINDOW, high), ""  # most runs are shorter than some dozen characters: from there it doubles
     while low < high:
-        middle = (low + high + 1) // 2
         run = _run_of(texts, train, middle)
         if run:
             low, found = middle, run
         else:
             high = middle - 1
+        middle = min(2 * low, high) if run and 2 * low < high else (low + high + 1) // 2
     return low, found
 
 
@@ -138,11 +142,13 @@ def _run_of(texts: Sequence[str], train: Iterable[str], length: int) -> str:
     if not known:
         return ""
     values = np.array(sorted(known), dtype=np.uint64)
+    likely = np.zeros(_TABLE, dtype=bool)  # one look tells most windows that are unknown
+    likely[values & _LOW] = True
     for codes in _batches(train):
         hashes = _hashes(codes, length)
-        for place in np.flatnonzero(np.isin(hashes, values)).tolist():
-            run = known[int(hashes[place])]
-            if np.array_equal(codes[place : place + length], _codes(run)):
+        for place in np.flatnonzero(likely[hashes & _LOW]).tolist():
+            run = known.get(int(hashes[place]), "")
+            if run and np.array_equal(codes[place : place + length], _codes(run)):
                 return run
     return ""
 
@@ -233,21 +239,27 @@ def membership(train_losses: Sequence[float], heldout_losses: Sequence[float]) -
 
 
 def text_report(
-    nats: Callable[[list[str]], Sequence[float]], samples: Sequence[str], train: Sequence[str], heldout: Sequence[str]
+    nats: Callable[[list[str]], Sequence[float]],
+    samples: Sequence[str],
+    train: Iterable[str],
+    *,
+    known: Sequence[str],
+    heldout: Sequence[str],
 ) -> dict[str, Any]:
     """Verbatim runs of samples and membership by loss, ready for a step's metrics; held-out texts stand beside.
 
-    nats: the model's negative log-likelihoods of texts. Losses are compared per character, over texts spread evenly.
+    nats:  the model's negative log-likelihoods of texts, compared per character. train: all training texts, or as many
+           as there is time for; gone through some ten times. known: some of them, for the losses.
     """
-    report: dict[str, Any] = {"samples": len(samples), "train": len(train), "heldout": len(heldout)}
+    report: dict[str, Any] = {"samples": len(samples), "known": len(known), "heldout": len(heldout)}
     for name, texts in (("", _some(samples, ITEMS)), ("heldout_", _like(heldout, samples))):
         if texts:
             windows = shared_windows(texts, train, WINDOW)
             report[f"{name}longest_run_chars"] = longest_run(texts, train)[0]
             report[f"{name}shared_windows"] = round(sum(windows) / len(windows), 4)
-    known, strange = ([text[:SCORED_CHARS] for text in _some(texts, ITEMS) if text] for texts in (train, heldout))
-    if known and strange:
-        losses = [[bits(v, len(s)) for v, s in zip(nats(texts), texts, strict=True)] for texts in (known, strange)]
+    scored = [[text[:SCORED_CHARS] for text in _some(texts, ITEMS) if text] for texts in (known, heldout)]
+    if all(scored):
+        losses = [[bits(v, len(s)) for v, s in zip(nats(texts), texts, strict=True)] for texts in scored]
         report |= membership(*losses)
     return report
 
