@@ -26,6 +26,7 @@ from intaglio.core.errors import StepFailed, UserError
 from intaglio.core.i18n import t
 from intaglio.models._corpus import Corpus, prepare, texts_of
 from intaglio.models._gguf import write_gguf
+from intaglio.models._memory import WithCanaries, of_texts
 from intaglio.models._tokenizers import TextTokenizer
 from intaglio.models._writer import Writer
 from intaglio.nn.checkpoint import load_tensors, save_tensors, write_atomic
@@ -48,6 +49,7 @@ class Config(StepConfig):
                and for Chinese, Japanese and Korean.
     context:   tokens the model sees at once; left out, it follows from the length of the texts.
     steps:     updates of the weights; left out, from size and data.
+    canaries:  so many random texts are put among the training texts, and how well they are remembered is told.
     """
 
     data: Annotated[Names, Role(stages=("data", "optimize"), media=("text",))]
@@ -55,6 +57,7 @@ class Config(StepConfig):
     tokenizer: Literal["auto", "char", "byte", "bpe"] = "auto"
     context: int | None = Field(default=None, ge=8, le=32_768)
     steps: int | None = Field(default=None, ge=1, le=10_000_000)
+    canaries: int = Field(default=0, ge=0, le=1_000)
 
 
 TINY: dict[str, Any] = {"size": "tiny", "context": 16, "steps": 4}
@@ -143,6 +146,8 @@ class Component:
         Returns figures: held-out nats and bits a character, bits a byte, beside character frequencies (unigram) on the
         same text; None where nothing was held out. Errors: UserError where there is no text.
         """
+        if self.config.canaries:
+            data = WithCanaries(data, self.config.canaries, seed=ctx.seed)
         with machine(device=ctx.device, threads=ctx.threads):
             corpus = prepare(data, ctx, kind=self.config.tokenizer)
             counts = corpus.train_counts
@@ -161,6 +166,7 @@ class Component:
             trained = _train(writer, corpus, run, ctx)
             ctx.progress(run.steps, run.steps, doing=t("measuring on held-out text"))
             metrics = _metrics(writer, corpus, run, trained, data)
+            metrics["memorization"] = of_texts(writer, data, seed=ctx.seed, tokens=usual)
             _write(ctx.out, writer, metrics, trained)
         return {**metrics, "seconds": round(trained.seconds, 2), "peak_bytes": peak_memory_bytes(ctx.device)}
 
