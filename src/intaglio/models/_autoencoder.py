@@ -191,22 +191,21 @@ def calibrate(model: Autoencoder, pixels: np.ndarray[Any, Any], generator: torch
 
 
 @torch.no_grad()
-def judge(model: Autoencoder, pixels: np.ndarray[Any, Any], generator: torch.Generator, *, beta: float = 1.0) -> float:
-    """Negative ELBO of these pictures in nats a dimension, one sample each, the Gaussian's variance fitted to them."""
-    device, count = model.variance.device, len(pixels)
-    squares = kl = rest = 0.0
+def judge(model: Autoencoder, pixels: np.ndarray[Any, Any], generator: torch.Generator, *, beta: float = 1.0) -> Tensor:
+    """Negative ELBO of each picture in nats a dimension, (N,), one sample each; the Gaussian's variance fits all."""
+    device, dimensions = model.variance.device, model.shape.dimensions
+    gaussian = model.shape.likelihood == "gaussian"
+    rebuilt, kl = [], []
     for x in batches(pixels, size=128, device=device):
         mean, logvar = model.encode(x)
         outcome = model.decode(sampled(mean, logvar, generator))
-        kl += float(likelihoods.kl_nats(mean, logvar).sum())
-        if model.shape.likelihood == "gaussian":
-            squares += float((outcome - x).square().sum())
-        else:
-            rest += float(model.nats(outcome, x).sum())
-    if model.shape.likelihood == "gaussian":
-        variance = max(squares / count / model.shape.dimensions, SMALLEST_SIGMA**2)
-        rest = 0.5 * (squares / variance + count * model.shape.dimensions * float(np.log(2 * np.pi * variance)))
-    return (rest + beta * kl) / count / model.shape.dimensions
+        kl.append(likelihoods.kl_nats(mean, logvar).sum(1))
+        rebuilt.append((outcome - x).square().flatten(1).sum(1) if gaussian else model.nats(outcome, x))
+    found, kl_N = torch.cat(rebuilt).double(), torch.cat(kl).double()
+    if gaussian:
+        variance = max(float(found.mean()) / dimensions, SMALLEST_SIGMA**2)
+        found = 0.5 * (found / variance + dimensions * float(np.log(2 * np.pi * variance)))
+    return ((found + beta * kl_N) / dimensions).cpu()
 
 
 @torch.no_grad()
@@ -231,8 +230,7 @@ def figures(
         sums["squares"] += float((model.picture(mean) - x).square().mean((1, 2, 3)).sum())
         if seen < bounded:
             few = min(len(x), bounded - seen)
-            weights = [_log_weight(model, x[:few], mean[:few], logvar[:few], generator) for _ in range(samples)]
-            sums["bound"] += float(likelihoods.importance_bound_nats(torch.stack(weights)).sum())
+            sums["bound"] += float(bound_nats(model, x[:few], generator, samples=samples).sum())
             seen += few
     count = len(pixels)
     negative = (sums["rebuilt"] + sums["kl"]) / count
@@ -245,6 +243,14 @@ def figures(
         "bound_bits_per_dim": likelihoods.bits_per_dimension(bound, dimensions),
         "reconstruction_mse": sums["squares"] / count,
     }
+
+
+@torch.no_grad()
+def bound_nats(model: Autoencoder, x_BCHW: Tensor, generator: torch.Generator, *, samples: int) -> Tensor:
+    """Upper bound of -log p(x) of each picture, (B,), by ``samples`` draws of z (Burda et al., eq. 8); of bytes."""
+    mean, logvar = model.encode(x_BCHW)
+    weights = [_log_weight(model, x_BCHW, mean, logvar, generator) for _ in range(samples)]
+    return likelihoods.importance_bound_nats(torch.stack(weights))
 
 
 def _log_weight(model: Autoencoder, x: Tensor, mean: Tensor, logvar: Tensor, generator: torch.Generator) -> Tensor:

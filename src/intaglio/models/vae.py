@@ -27,6 +27,7 @@ from intaglio.core.i18n import t
 from intaglio.models import _autoencoder as ae
 from intaglio.models import _density
 from intaglio.models._feed import ALL, Feed, floats, moments
+from intaglio.models._memory import of_pictures
 from intaglio.models._pictures import Form, Shard, choose_side, gather, probe
 from intaglio.models._prints import Prints, export_folder, read_checkpoint, sheet, write_checkpoint
 from intaglio.models._room import check_room
@@ -280,8 +281,8 @@ class Session:
     def generator(self, *parts: object) -> torch.Generator:
         return torch.Generator(device=self.device).manual_seed(derive(self.ctx.seed, *parts))
 
-    def evaluate(self) -> float:
-        """Held-out negative ELBO in nats a dimension; beta is 1 here whatever it is in training, but for a map."""
+    def evaluate(self) -> Tensor:
+        """Held-out negative ELBO of each picture in nats a dimension; with beta 1, but for a map."""
         beta = self.weights.beta if self.model.shape.net == "map" else 1.0
         with autocast(str(self.device), self.dtype):
             return ae.judge(self.model, self.feed.looked_at, self.generator("judge"), beta=beta)
@@ -331,11 +332,19 @@ class Session:
             **asdict(self.weights),
             "metrics": metrics,
         }
+        draws = Prints(model, prior, facts, threads=self.ctx.threads)
+        drawn = functools.partial(self._drawn, draws)
+        metrics |= of_pictures(drawn, self.feed.train, self.feed.heldout, device=str(self.device))
         write_checkpoint(out, model, prior, facts)
         write_atomic(out / "reconstructions.png", sheet(model, self.feed.shown, None, seed=0))
-        draws = Prints(model, prior, facts, threads=self.ctx.threads)
         write_atomic(out / "samples.png", draws.contact_sheet([derive(self.ctx.seed, "sheet", n) for n in range(48)]))
         return metrics
+
+    @torch.no_grad()
+    def _drawn(self, draws: Prints, count: int) -> Tensor:
+        codes = torch.stack([draws.code(derive(self.ctx.seed, "measured", n)) for n in range(count)])
+        parts = (self.model.picture(part.to(self.device)) for part in codes.split(64))
+        return torch.cat([part.mul(255).round().byte().cpu() for part in parts])
 
 
 def _likelihood(shard: Shard, net: str) -> str:

@@ -246,26 +246,26 @@ class Session:
         error = (rebuilt - x_BCHW).square().mean() / self.model.spread.square()
         return error + self.config.commitment * quantized.commitment
 
-    def evaluate(self) -> float:
-        """Held-out squared error in units of the data's variance; notes which codes are used."""
-        error, codes = self._error(self.feed.looked_at)
+    def evaluate(self) -> Tensor:
+        """Held-out squared error of each picture in units of the data's variance; notes which codes are used."""
+        error_N, codes = self._error(self.feed.looked_at)
         used, perplexity = usage(codes, self.model.shape.codebook)
         seen = self.step * self.feed.batch / max(1, self.feed.shard.train)
         self.points[self.step] = [round(seen, 3), used, round(perplexity, 2), int(self.model.codebook.revived)]
         kept = {"identity": self.identity, "points": self.points}
         write_atomic(self.ctx.work / "usage.json", json.dumps(kept, sort_keys=True).encode())
         self.ctx.metric(codes_used=used, perplexity=round(perplexity, 2))
-        return error / float(self.model.spread) ** 2
+        return error_N / float(self.model.spread) ** 2
 
     @torch.no_grad()
-    def _error(self, pixels: np.ndarray[Any, Any]) -> tuple[float, Tensor]:
-        """Mean squared error in [0, 1] units and the codes, in float32."""
-        squares, codes = 0.0, []
+    def _error(self, pixels: np.ndarray[Any, Any]) -> tuple[Tensor, Tensor]:
+        """Mean squared error of each picture in [0, 1] units, (N,), and the codes, in float32."""
+        squares, codes = [], []
         for start in range(0, len(pixels), vq.AT_ONCE):
             x = floats(pixels[start : start + vq.AT_ONCE], self.device)
             codes.append(self.model.codes(x))
-            squares += float((self.model.picture(codes[-1]) - x).square().mean((1, 2, 3)).sum())
-        return squares / len(pixels), torch.cat(codes).cpu()
+            squares.append((self.model.picture(codes[-1]) - x).square().mean((1, 2, 3)))
+        return torch.cat(squares).cpu(), torch.cat(codes).cpu()
 
     def preview(self, step: int) -> None:
         """A contact sheet: originals above their reconstructions."""
@@ -275,14 +275,14 @@ class Session:
         """Write the checkpoint and the sheets; the figures are returned, of held-out pictures where there are any."""
         model, feed, out = self.model, self.feed, self.ctx.out
         shape, where = model.shape, "heldout" if feed.shard.heldout else "train"
-        error, codes = self._error(feed.judged)
+        error_N, codes = self._error(feed.judged)
         mean = model.mean_CHW.cpu().numpy()
         alike = np.mean([np.square(part / 255.0 - mean).mean() for part in feed.judged])
         _, learned = self._error(feed.train[:ALL])
         counts = torch.nn.functional.one_hot(learned, shape.codebook).sum(0) + 1e-3
         model.frequency_HWK.copy_(counts / counts.sum(-1, keepdim=True))
         metrics: dict[str, Any] = {
-            f"{where}_reconstruction_mse": round(error, 6),
+            f"{where}_reconstruction_mse": round(float(error_N.mean()), 6),
             f"{where}_baseline_mse": round(float(alike), 6),
         }
         metrics[f"{where}_codes_used"], perplexity = usage(codes, shape.codebook)
