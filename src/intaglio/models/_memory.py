@@ -21,7 +21,7 @@ SAMPLES, SAMPLE_TOKENS = 64, 256
 KNOWN = 256
 LOOKED_CHARS = 30_000_000  # of the training texts, for verbatim runs
 LETTERS_CHARS, LETTERS = 200_000, 64
-DRAWN, JUDGED, NEAREST = 512, 1_024, 8_192
+DRAWN, JUDGED, NEAREST = 512, 1_024, 4_096
 LEAST = 16  # pictures a side, below which a distance of sets says nothing
 
 
