@@ -155,7 +155,8 @@ README = """# A generator made by Intaglio
 
 - Input: noise (B, {latents}) from a standard normal, times `truncation`. Where `conditions.kind` is `label`, one-hot
   rows in the order of `conditions.names` go through `embed` without a bias, each scaled to mean square 1, and stand
-  after the noise; where it is `text`, rows of signed counts of hashed n-grams of the caption do (`models/_conditions.py`).
+  after the noise; where it is `text`, rows of signed counts of hashed n-grams of the caption
+  do (`models/_conditions.py`).
 - `into`: to the coarsest map. `maps`: residual blocks x + conv(f(conv(f(x)))) with f the leaky rectifier of slope 0.2;
   between levels a convolution to four times the channels and a pixel shuffle. `out`: a convolution and a shuffle.
 - The picture is `mean_CHW` + `spread` * output, cut to [-1, 1]: -1 is black, 1 is white.

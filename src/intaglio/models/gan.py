@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -50,7 +50,8 @@ class Config(StepConfig):
     flip:        also learn from mirrored pictures; right for faces and fruit, wrong for letters and flags.
     fit:         ``cover`` cuts the middle square, ``contain`` keeps all. background: behind what is transparent.
     images:      how many pictures it sees in all, repeats counted. batch: pictures a step. learning_rate: the peak.
-    gamma:       weight of the gradient penalties; more is steadier and slower.
+    gamma:       weight of the gradient penalties, for pictures as unlike each other as digits are (it is raised with
+                 the pictures' variance); more is steadier and slower. The first third of the training has more.
     truncation:  spread of the noise pictures are drawn from; 1 is what it was trained with, less is safer, more alike.
     publish_px:  prints are enlarged by a whole factor to at most this side; 0 keeps ``size_px``.
     """
@@ -67,7 +68,7 @@ class Config(StepConfig):
     images: int | None = Field(default=None, ge=1)
     batch: int | None = Field(default=None, ge=2, le=65536)
     learning_rate: float | None = Field(default=None, gt=0.0, le=1.0)
-    gamma: float = Field(default=2.0, ge=0.0, le=10_000.0)
+    gamma: float = Field(default=0.3, ge=0.0, le=10_000.0)
     truncation: float = Field(default=1.0, gt=0.0, le=2.0)
     publish_px: int = Field(default=256, ge=0, le=4096)
 
@@ -91,12 +92,15 @@ DIALS = {
     "small": Dial(64, 32, 128, 1, 500_000),
     "base": Dial(128, 64, 128, 2, 4_000_000),
 }
+BATCH = 64
 FEWEST = 8  # pictures; with less there is nothing to tell a maker of pictures from a copier by
 FEW = 64
 UPDATED = 0.995  # decay of the averaged weights
 PATIENCE = 3  # evaluations in a row clearly worse than the best before the training is taken back
 MADE = 2_048  # pictures the last figures are of
 LOW_COVERAGE = 0.3
+USUAL_VARIANCE = 200.0  # summed over the numbers of a picture in [-1, 1]; MNIST has 211
+FIRM = 10.0  # times gamma at the start, when the critic could run away; falling over the first third
 SHOWN = 64
 AHEAD = 64
 
@@ -118,17 +122,12 @@ class Component:
         items = size.items if size.items is not None else 1000
         shape = self._shape(side, 3, 0)
         work, weights = _work_per_picture(shape)
+        images = config.images or dial.images
         rate = 1e9 * max(machine.gflops * 0.8, machine.bf16_gflops * 0.55)
-        seconds = 15.0 + self._images() * work / rate + 0.002 * items / max(1, machine.threads)
-        activations = self._batch() * side * side * shape.width * 40
+        seconds = 15.0 + images * work / rate + 0.002 * items / max(1, machine.threads)
+        activations = (config.batch or BATCH) * side * side * shape.width * 40
         cached = min(items * 3 * side**2, 2**30)
         return Estimate(seconds, 600_000_000 + weights * 32 + activations + cached)
-
-    def _images(self) -> int:
-        return self.config.images or DIALS[self.config.size].images
-
-    def _batch(self) -> int:
-        return self.config.batch or 64
 
     def _shape(self, side: int, channels: int, conditions: int) -> game.Shape:
         dial = DIALS[self.config.size]
@@ -179,14 +178,14 @@ class Component:
             ctx.warn(t("only {count} pictures are held out: figures are of training pictures too", count=shard.heldout))
 
     def _fit(self, shard: Shard, told: _conditions.Told, ctx: Context, device: torch.device) -> dict[str, Any]:
-        config, batch = self.config, self._batch()
+        config = self.config
         shape = self._shape(shard.form.size_px, shard.form.channels, told.conditions.dims)
         session = Session(shape, shard, told, config, ctx, device)
         model = session.model
         plan = Plan(
-            steps=max(2, self._images() // batch),
+            steps=session.steps,
             seed=ctx.seed,
-            per_step=batch,
+            per_step=session.batch,
             unit="img/s",
             ema=UPDATED,
             cooldown=0.5,
@@ -214,7 +213,10 @@ class Component:
         )
         metrics = session.close()
         metrics |= {"steps": found.steps, "best_step": found.best_step, "train_seconds": round(found.seconds, 1)}
-        metrics |= {"images_per_second": round(found.steps * batch / max(found.seconds, 1e-9), 1), "curve": found.curve}
+        metrics |= {
+            "images_per_second": round(found.steps * session.batch / max(found.seconds, 1e-9), 1),
+            "curve": found.curve,
+        }
         metrics["rollbacks"] = found.rollbacks
         write_atomic(ctx.out / "curve.csv", found.csv())
         return metrics
@@ -243,6 +245,8 @@ class Session:
         device: torch.device,
     ) -> None:
         self.shard, self.told, self.config, self.ctx, self.device = shard, told, config, ctx, device
+        self.batch = config.batch or BATCH
+        self.steps = max(2, (config.images or DIALS[config.size].images) // self.batch)
         self.dtype = fast_dtype(str(device))
         self._block: tuple[int, np.ndarray[Any, Any]] = (-1, np.empty(0))
         train_pixels = shard.pixels[: shard.train]
@@ -262,7 +266,8 @@ class Session:
         border = torch.from_numpy(edge.mean((0, 2), dtype=np.float64) / 127.5 - 1).float().view(-1, 1, 1).to(device)
         kinds = Kinds(mirror=config.flip) if config.augment == "auto" else None
         judge = "heldout" if many else "pairs"
-        self.rules = game.Rules(gamma=config.gamma, kinds=kinds, border=border, judge=judge)
+        variance = spread**2 * mean_CHW.numel()
+        self.rules = game.Rules(gamma=config.gamma * variance / USUAL_VARIANCE, kinds=kinds, border=border, judge=judge)
         self.features = features.load("random", str(device))
         self.real_ND = self.features(self._pixels(self.units))
 
@@ -272,7 +277,7 @@ class Session:
 
         Not a number where the pictures have become clearly worse for ``PATIENCE`` evaluations: the loop then goes back.
         """
-        model, batch = self.model, self.config.batch or 64
+        model, batch = self.model, self.batch
         index = self._rows(step, batch)
         chosen = self.pixels[torch.from_numpy(index)] if isinstance(self.pixels, Tensor) else self.pixels[index]
         x_BCHW = game.floats(chosen, self.device)
@@ -281,7 +286,8 @@ class Session:
             turned = torch.rand(len(x_BCHW), 1, 1, 1, generator=generator, device=self.device) < 0.5
             x_BCHW = torch.where(turned, x_BCHW.flip(3), x_BCHW)
         with autocast(str(self.device), self.dtype):
-            value, answers = game.play(model, x_BCHW, told, self.rules, generator)
+            rules = replace(self.rules, gamma=self.rules.gamma * FIRM ** max(0.0, 1 - 3 * step / self.steps))
+            value, answers = game.play(model, x_BCHW, told, rules, generator)
             if self.rules.kinds is not None and step % game.HELDOUT_EVERY == 0:
                 pictures = batch * game.HELDOUT_EVERY
                 game.steer(model, answers, self._heldout(step), self.rules, generator=generator, pictures=pictures)

@@ -166,7 +166,7 @@ class _Run:
             if self.first and self.preview and _spread(self.state.step, self.plan.steps, self.plan.previews):
                 self._as_sampled(functools.partial(self.preview, self.state.step))
             if evaluation:
-                self._save("good")
+                self._save("last" if self._worse() else "good")
             elif look and time.monotonic() - self.saved >= self.plan.save_seconds:
                 self._save("last")
             elif self.state.step % max(1, self.plan.steps // CURVE_POINTS) == 0:
@@ -266,6 +266,11 @@ class _Run:
             state.done.stopped = True
             text = "stopped early at step {step}: {count} evaluations in a row found nothing better than step {best}"
             self.report.warn(self.say(text, step=state.step, count=state.waited, best=self._reference_step()))
+
+    def _worse(self) -> bool:
+        """True where the evaluation just made found the state surely worse: none to go back to."""
+        found = self.state.done.verdicts[-1:]
+        return bool(found) and found[0]["step"] == self.state.step and found[0]["verdict"] == "worse"
 
     def _reference_step(self) -> int:
         times, ago = self.plan.evaluations, self.state.waited
