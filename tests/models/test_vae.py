@@ -283,6 +283,24 @@ def test_walks_between_pictures(trained: tuple[RunContext, dict[str, Any], ItemL
         model.direction([], some, ctx)
 
 
+@pytest.mark.parametrize("grey", [False, True])
+def test_the_walk_in_the_docs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, grey: bool, capsys: Any) -> None:
+    ctx, _, _ = fitted(tmp_path / "run", {"images": 64}, count=6, heldout=0, grey=grey)
+    vae.Component(vae.Config(**vae.TINY)).export(ctx.out, tmp_path / "engraver")
+    for number, name in enumerate(("first", "last", "hat-1", "hat-2", "bare-1", "bare-2")):
+        picture(number, 20 + number, grey=grey).save(tmp_path / f"{name}.png")
+    page = Path(__file__).parents[2] / "docs" / "howto" / "walk-among-pictures.md"
+    code = page.read_text("utf-8").split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, str(page), "exec"), {})
+    sizes = {}
+    for name in ("rebuilt", "between", "hats"):
+        with Image.open(tmp_path / f"{name}.png") as image:
+            sizes[name] = image.size
+    assert sizes == {"rebuilt": (32, 16), "between": (128, 16), "hats": (64, 16)}
+    assert capsys.readouterr().out.startswith("nearest: ")
+
+
 @pytest.mark.parametrize("likelihood", ["bernoulli", "logistic"])
 def test_other_likelihoods_and_the_perceptron_train_too(tmp_path: Path, likelihood: str) -> None:
     config = {"likelihood": likelihood, "net": "mlp", "width": 64, "free_bits": 0.05, "images": 2400}

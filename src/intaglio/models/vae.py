@@ -260,6 +260,11 @@ class Component:
         return export_folder(folder, to)
 
 
+def load(folder: Path, *, device: str = "cpu", threads: int = 1) -> Prints:
+    """A checkpoint, or what ``intaglio export`` wrote of one: for scripts, see docs/howto/walk-among-pictures.md."""
+    return Prints(*read_checkpoint(folder, device), threads=threads)
+
+
 class Session:
     """What the training loop calls: the loss of a step, the held-out loss, and pictures to look at."""
 
