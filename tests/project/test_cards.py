@@ -175,3 +175,10 @@ def test_a_model_step_brings_its_cards_and_export_adds_the_run(tmp_path: Path) -
     table = "| lines | `mk_lines` | 9 | 1 | 1 | CC0-1.0 |"
     assert table in text and table in (tmp_path / "first" / "exported" / "DATA_CARD.md").read_text("utf-8")
     assert str(tmp_path) not in text
+
+
+def test_show_writes_intervals_out() -> None:
+    from intaglio.cli import _text
+
+    values = {"kid": [0.02, 0.01, 0.03], "memorization": {"copies": 0.5}, "curve": [[1, 2, 3]] * 3}
+    assert list(_text.figures(values)) == [("kid", "0.02 (0.01 … 0.03)"), ("memorization.copies", "0.5")]

@@ -105,13 +105,16 @@ def number(value: Any) -> str:
 
 
 def figures(values: Mapping[str, Any], *, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Every single figure of nested metrics with its dotted name; long lists and texts are left to ``--json``."""
+    """Every single figure of nested metrics with its dotted name, and intervals; long lists are left to ``--json``."""
     for key, value in values.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping):
             yield from figures(value, prefix=f"{name}.")
         elif isinstance(value, str | int | float | bool) or value is None:
             yield name, shorten(number(value), 80)
+        elif isinstance(value, list) and len(value) == 3 and all(isinstance(each, int | float) for each in value):
+            middle, low, high = map(number, value)
+            yield name, f"{middle} ({low} … {high})"
 
 
 def short_id(value: object) -> str:

@@ -131,9 +131,10 @@ def of_pictures(
     near, judged = (
         torch.tensor(each[:: -(-len(each) // most)]) for each, most in ((train, NEAREST), (heldout, JUDGED))
     )
-    sets = {"": net(drawn), "_of_training": net(near[: len(judged)])}
-    real = net(judged)
-    found: dict[str, Any] = {"features": net.name}
+    few = min(len(judged), len(drawn), len(near))  # coverage and recall mean something between equal numbers only
+    sets = {"": net(drawn[:few]), "_of_training": net(near[:few])}
+    real = net(judged[:few])
+    found: dict[str, Any] = {"features": net.name, "compared": few}
     for name, vectors in sets.items():
         found[f"kid_like{name}"] = measures.kid(vectors, real).plain()
         covered = measures.prdc(real, vectors)

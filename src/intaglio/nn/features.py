@@ -13,6 +13,7 @@ No figure from here is an "FID" or a "KID": those names belong to Inception v3's
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import io
@@ -77,7 +78,7 @@ def load(name: str = "random", device: str = "cpu") -> FeatureNet:
     if name not in NAMES:
         raise ValueError(f"there is no feature network '{name}'; there are: {', '.join(NAMES)}")
     side = int(name.partition("@")[2] or _DEFAULT_SIDE)
-    trained = lite0().to(chosen)
+    trained = copy.deepcopy(lite0()).to(chosen)
     return FeatureNet(f"efficientnet-lite0@{side}", 1280, chosen, functools.partial(trained.features, side_px=side))
 
 
