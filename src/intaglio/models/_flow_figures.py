@@ -14,7 +14,7 @@ from torch import Tensor
 from intaglio.models import _conditions
 from intaglio.models import _flow as fn
 from intaglio.models._flow_prints import Flow
-from intaglio.nn import features, flow, measures
+from intaglio.nn import features, flow, measures, memorization
 from intaglio.nn.order import derive
 
 DRAWN = 256
@@ -82,6 +82,7 @@ def likeness(lessons: fn.Lessons, prints: Flow, *, seed: int) -> dict[str, Any]:
     prints_apart, heldout_apart = (_apart(each, train) for each in (drawn, judged))
     found["nearest_training"] = round(float(prints_apart.median()), 5)
     found["nearest_training_of_heldout"] = round(float(heldout_apart.median()), 5)
+    found["memorization"] = memorization.picture_report(network, drawn, train, judged)
     copied = (prints_apart < torch.quantile(heldout_apart, 0.05)).double().mean()
     return found | {"nearer_than_heldout_share": round(float(copied), 4)}
 

@@ -94,26 +94,29 @@ class _Training:
             left -= len(text)
 
 
-def of_texts(writer: TextWriter, data: Dataset, *, seed: int, tokens: int) -> dict[str, Any]:
+def of_texts(
+    writer: TextWriter, data: Dataset, *, seed: int, tokens: int, samples: int = SAMPLES, known: int = KNOWN
+) -> dict[str, Any]:
     """Memorization figures of a text model: verbatim runs of its samples, membership by loss, exposure of canaries.
 
-    data: what it learned from; ``WithCanaries`` where some were put in. tokens: of a sample, at most.
+    data: what it learned from; ``WithCanaries`` where some were put in. tokens: of a sample, at most. samples, known:
+    how many are drawn, and how many training and held-out texts are scored; fewer for a slow model.
     """
     sampling = Sampling(max_tokens=max(1, min(tokens, SAMPLE_TOKENS)), temperature=1.0)
-    seeds = [derive(seed, "memorization", number) for number in range(SAMPLES)]
-    made = [each.text for each in writer.complete([""] * SAMPLES, seeds=seeds, sampling=sampling)]
+    seeds = [derive(seed, "memorization", number) for number in range(samples)]
+    made = [each.text for each in writer.complete([""] * samples, seeds=seeds, sampling=sampling)]
     training = _Training(data)
-    known, heldout = (_spread(data.split(name), name) for name in ("train", "heldout"))
-    report = memorization.text_report(writer.nats, made, training, known=known, heldout=heldout)
+    scored = [_spread(data.split(name), name, known) for name in ("train", "heldout")]
+    report = memorization.text_report(writer.nats, made, training, known=scored[0], heldout=scored[1])
     if isinstance(data, WithCanaries) and data.canaries:
         report |= memorization.canary_report(writer.nats, data.canaries, data.letters, seed=seed)
     return report
 
 
-def _spread(data: Dataset, split: str) -> list[str]:
-    """Up to ``KNOWN`` texts of a split, evenly spread over it."""
-    stride = max(1, len(data) // KNOWN)
-    return list(itertools.islice(texts_of(data, split), 0, KNOWN * stride, stride))
+def _spread(data: Dataset, split: str, most: int) -> list[str]:
+    """Up to ``most`` texts of a split, evenly spread over it."""
+    stride = max(1, len(data) // most)
+    return list(itertools.islice(texts_of(data, split), 0, most * stride, stride))
 
 
 def of_pictures(

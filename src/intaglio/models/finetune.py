@@ -31,6 +31,7 @@ from intaglio.models import _given
 from intaglio.models._given import Base
 from intaglio.models._given_writer import GivenWriter, special_ids, token_nats
 from intaglio.models._lessons import LEARNED, PLAIN_TEMPLATE, Lessons, Split, batch, conversation, prepare
+from intaglio.models._memory import of_texts
 from intaglio.nn.checkpoint import write_atomic
 from intaglio.nn.device import autocast, fast_dtype, machine, peak_memory_bytes
 from intaglio.nn.loop import Diverged, Plan, Trained, train
@@ -178,7 +179,11 @@ class Component:
             start, end, _ = special_ids(model, tokenizer)
             lessons = prepare(data, ctx, tokenizer, start=start, end=end)
             tuned = _Tuning(self.config, ctx, base, model, tokenizer, lessons)
-            return tuned.run()
+            metrics = tuned.run()
+            if not lessons.chats:
+                asked = {"tokens": 64, "samples": 16, "known": 64}  # given models are slow
+                metrics["memorization"] = of_texts(tuned.writer(), data, seed=ctx.seed, **asked)
+            return metrics
 
     def _base(self, ctx: Context, where: str) -> Base:
         if self.config.hub is not None:
@@ -269,7 +274,7 @@ class _Tuning:
             return float(self._nats(chosen).sum()) / max(1, characters)
 
         def preview(step: int) -> None:
-            made = self._writer().complete([""] * 2, seeds=[1, 2], sampling=Sampling(max_tokens=80, temperature=0.8))
+            made = self.writer().complete([""] * 2, seeds=[1, 2], sampling=Sampling(max_tokens=80, temperature=0.8))
             text = "\n\n---\n\n".join(one.text.strip() for one in made)
             ctx.preview(f"step-{step:06d}.txt", (text + "\n").encode("utf-8", "replace"))
 
@@ -355,7 +360,8 @@ class _Tuning:
         lengths = self.lessons.train.table[:, 1] - self.lessons.train.table[:, 0]
         return int(min(1_024, max(32, 2 * float(lengths.mean()))))
 
-    def _writer(self) -> GivenWriter:
+    def writer(self) -> GivenWriter:
+        """The model as it is now, ready to write."""
         return GivenWriter(
             self.model, self.tokenizer, context=self.window, threads=self.ctx.threads, usual_tokens=self._usual()
         )

@@ -36,6 +36,7 @@ from intaglio.nn.augment import Kinds
 from intaglio.nn.checkpoint import save_tensors, write_atomic
 from intaglio.nn.device import autocast, fast_dtype, machine
 from intaglio.nn.loop import Plan, train
+from intaglio.nn.memorization import picture_report
 from intaglio.nn.optim import adamw
 from intaglio.nn.order import derive, rows
 
@@ -370,6 +371,9 @@ class Session:
         found = game.figures(self.features, self._pixels(index), made, known)
         where = "heldout" if self.rules.judge == "heldout" else "train"
         metrics: dict[str, Any] = {f"{where}_{name}": value for name, value in found.items()}
+        if where == "heldout":
+            known = self._pixels(np.arange(min(shard.train, 2 * MADE)))
+            metrics["memorization"] = picture_report(self.features, made, known, self._pixels(index))
         metrics |= {"features": self.features.name, "condition": self.told.conditions.kind, "made": len(made)}
         metrics |= {"size_px": shard.form.size_px, "skipped": shard.skipped, "augmented": round(float(model.chance), 3)}
         metrics |= {"train_pictures": shard.train, "heldout_pictures": shard.heldout}
