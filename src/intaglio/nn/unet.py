@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from intaglio.nn.functions import normalize
 
 EPS = 1e-6
-WIDEST = 2  # times the finest level's channels: at equal time better than 4, whose matrices cost Muon more than they tell
+WIDEST = 2  # times the finest level's channels; more costs Muon more than it tells (docs/LOG.md)
 
 
 class Told(nn.Module):
@@ -103,7 +103,7 @@ class UNet(nn.Module):
     """Pictures (B, C, H, W), times, spans and conditions to pictures of the same shape.
 
     size_px: H and W, a multiple of ``patch``. width: channels of the finest level; each level below has half the side
-    and up to four times as many. blocks: residual blocks a level, on each side. condition: how many
+    and at most ``WIDEST`` times as many. blocks: residual blocks a level, on each side. condition: how many
     numbers a condition has, 0 for none.
     """
 
