@@ -26,6 +26,7 @@ from intaglio.core.errors import UserError
 from intaglio.core.i18n import t
 from intaglio.models import _autoencoder as ae
 from intaglio.models import _density
+from intaglio.models._cost import START, judging_seconds, training_seconds
 from intaglio.models._feed import ALL, Feed, floats, moments
 from intaglio.models._memory import of_pictures
 from intaglio.models._pictures import Form, Shard, choose_side, gather, probe
@@ -105,6 +106,7 @@ DIALS = {
     "base": Dial(128, 96, 2048, 128, 2, 400_000),
 }
 FEW = 500  # pictures; below it the code is kept short, so that the density between the codes can be told
+SAMPLES, BOUNDED = 64, 128  # importance samples of a picture for its bound, and on how many pictures
 START_FROM = 256  # pictures whose patches a map starts from
 MAP_BETA = 0.1  # a map of codes is to rebuild well; what draws from it is learned afterwards
 COPIES = 2_000  # no picture is shown more often than this
@@ -128,8 +130,10 @@ class Component:
         shape = self._shape(side, 3, items, "gaussian")
         images = self._images(items)
         work, _ = _work_per_picture(shape)
-        rate = 1e9 * max(machine.gflops * 0.8, machine.bf16_gflops * 1.1)
-        seconds = 6.0 + images * work / rate + 0.002 * items / max(1, machine.threads)
+        pixels = 0 if self.config.net == "mlp" else side * side
+        seconds = START + 0.002 * items / max(1, machine.threads)
+        seconds += training_seconds(machine, work=work, images=images, batch=self._batch(items), pixels=pixels)
+        seconds += judging_seconds(machine, work=work, items=items, draws=SAMPLES * BOUNDED)
         return Estimate(seconds, self._bytes(shape, items))
 
     def _bytes(self, shape: ae.Shape, items: int) -> int:
@@ -313,7 +317,7 @@ class Session:
         model, shard, config, out = self.model, self.shard, self.config, self.ctx.out
         judged, learned = self.feed.judged, self.feed.train[:ALL]
         ae.calibrate(model, judged, self.generator("calibrate"))
-        found = ae.figures(model, judged, self.generator("figures"), samples=64, bounded=128)
+        found = ae.figures(model, judged, self.generator("figures"), samples=SAMPLES, bounded=BOUNDED)
         found |= ae.baseline(model, model.mean_CHW, judged)
         ae.standardize(model, learned)
         prior = self._prior(4096, judge=True)

@@ -30,6 +30,7 @@ from intaglio.core.hashing import digest
 from intaglio.core.i18n import t
 from intaglio.media import image as images
 from intaglio.models import _quantized as vq
+from intaglio.models._cost import START, judging_seconds, training_seconds
 from intaglio.models._feed import ALL, Feed, floats, moments
 from intaglio.models._pictures import Form, Shard, choose_side, gather, probe
 from intaglio.models._room import check_room
@@ -103,8 +104,12 @@ class Component:
         """Seconds and bytes for the side the dial allows; the pictures' own size may make it less."""
         items = size.items if size.items is not None else 1000
         shape = self._shape(self.config.size_px or DIALS[self.config.size][0], 3)
-        rate = 1e9 * max(machine.gflops * 0.45, machine.bf16_gflops * 0.45)
-        seconds = 4.0 + self._images(items) * work_per_picture(shape) / rate + 0.002 * items / max(1, machine.threads)
+        work, batch = work_per_picture(shape), self._batch(items)
+        seconds = START + 0.002 * items / max(1, machine.threads)
+        seconds += training_seconds(
+            machine, work=work, images=self._images(items), batch=batch, pixels=shape.size_px**2
+        )
+        seconds += judging_seconds(machine, work=work, items=items, draws=0)
         return Estimate(seconds, self._bytes(shape, items))
 
     def _bytes(self, shape: vq.Shape, items: int) -> int:
