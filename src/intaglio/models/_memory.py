@@ -90,7 +90,7 @@ class _Training:
         for text in texts_of(self.data, "train"):
             if left <= 0:
                 return
-            yield text
+            yield text[:left]
             left -= len(text)
 
 

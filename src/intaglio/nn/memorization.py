@@ -109,7 +109,7 @@ def shared_windows(texts: Sequence[str], train: Iterable[str], length: int) -> l
     known = np.unique(np.concatenate([*wanted, np.empty(0, dtype=np.uint64)]))
     seen, likely = np.zeros(len(known), dtype=bool), np.zeros(_TABLE, dtype=bool)
     likely[known & _LOW] = True
-    for codes in _batches(train):
+    for codes in _batches(train, length):
         hashes = _hashes(codes, length)
         seen |= np.isin(known, hashes[likely[hashes & _LOW]])
     return [float(seen[np.searchsorted(known, each)].mean()) if len(each) else 0.0 for each in wanted]
@@ -144,7 +144,7 @@ def _run_of(texts: Sequence[str], train: Iterable[str], length: int) -> str:
     values = np.array(sorted(known), dtype=np.uint64)
     likely = np.zeros(_TABLE, dtype=bool)  # one look tells most windows that are unknown
     likely[values & _LOW] = True
-    for codes in _batches(train):
+    for codes in _batches(train, length):
         hashes = _hashes(codes, length)
         for place in np.flatnonzero(likely[hashes & _LOW]).tolist():
             run = known.get(int(hashes[place]), "")
@@ -153,16 +153,17 @@ def _run_of(texts: Sequence[str], train: Iterable[str], length: int) -> str:
     return ""
 
 
-def _batches(texts: Iterable[str]) -> Iterator[np.ndarray]:
-    """Character codes of whole texts, some millions at a time; no window crosses the end of a text."""
+def _batches(texts: Iterable[str], length: int) -> Iterator[np.ndarray]:
+    """Character codes, some millions at a time; no window of ``length`` crosses the end of a text, and none is lost."""
     parts: list[str] = []
     held = 0
     for text in texts:
-        parts.append(text)
-        held += len(text) + 1
-        if held >= BATCH_CHARS:
-            yield _codes(_END.join(parts))
-            parts, held = [], 0
+        for start in range(0, len(text), BATCH_CHARS):  # an enormous text comes in pieces that overlap
+            parts.append(text[start : start + BATCH_CHARS + length - 1])
+            held += len(parts[-1]) + 1
+            if held >= BATCH_CHARS:
+                yield _codes(_END.join(parts))
+                parts, held = [], 0
     if parts:
         yield _codes(_END.join(parts))
 
