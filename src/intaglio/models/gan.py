@@ -371,9 +371,10 @@ class Session:
         found = game.figures(self.features, self._pixels(index), made, known)
         where = "heldout" if self.rules.judge == "heldout" else "train"
         metrics: dict[str, Any] = {f"{where}_{name}": value for name, value in found.items()}
-        if where == "heldout":
+        if shard.heldout >= 16:
             known = self._pixels(np.arange(min(shard.train, 2 * MADE)))
-            metrics["memorization"] = picture_report(self.features, made, known, self._pixels(index))
+            strange = self._pixels(shard.train + np.arange(min(shard.heldout, MADE)))
+            metrics["memorization"] = picture_report(self.features, made, known, strange)
         metrics |= {"features": self.features.name, "condition": self.told.conditions.kind, "made": len(made)}
         metrics |= {"size_px": shard.form.size_px, "skipped": shard.skipped, "augmented": round(float(model.chance), 3)}
         metrics |= {"train_pictures": shard.train, "heldout_pictures": shard.heldout}
