@@ -16,6 +16,7 @@ from intaglio.core.i18n import t
 @click.argument("steps", nargs=-1, metavar="[STEP]...")
 @click.option("--jobs", type=click.IntRange(1), help="Steps at the same time; left out: as many as fit the processor.")
 @click.option("--device", metavar="NAME", help="cpu, cuda or cuda:1; left out: a GPU where there is one.")
+@click.option("--processes", type=click.IntRange(1), default=1, help="Processes that share each training.")
 @click.option("--next-round", is_flag=True, help="Begin a new round: name@last now means what this round made.")
 @click.option("--allow-unknown", is_flag=True, help="Publish also what was made from material without a known license.")
 @click.option("--dry", is_flag=True, help="Show the plan and stop, like `intaglio plan`.")
@@ -25,6 +26,7 @@ def run_command(
     *,
     jobs: int | None,
     device: str | None,
+    processes: int,
     next_round: bool,
     allow_unknown: bool,
     dry: bool,
@@ -47,6 +49,7 @@ def run_command(
                 progress=progress,
                 jobs=jobs,
                 device=device,
+                processes=processes,
                 next_round=next_round,
                 allow_unknown=allow_unknown,
             )

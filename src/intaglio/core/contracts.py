@@ -205,6 +205,11 @@ class Context(Protocol):
         """Keep a figure with the step; the last value of a name stays. Plain JSON values."""
         ...
 
+    def curve(self, step: int, **values: float) -> None:
+        """A point of a curve at update ``step`` (from 1): losses, rates. For people to look at while it trains, in
+        TensorBoard for instance; no part of what the step makes."""
+        ...
+
     def preview(self, name: str, data: bytes) -> None:
         """Keep a live sample (``step-00100.png``, ``step-00100.txt``) for people to look at while it trains."""
         ...

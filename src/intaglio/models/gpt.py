@@ -29,6 +29,7 @@ from intaglio.models._gguf import write_gguf
 from intaglio.models._memory import WithCanaries, of_texts
 from intaglio.models._tokenizers import TextTokenizer
 from intaglio.models._writer import Writer
+from intaglio.nn import parallel
 from intaglio.nn.checkpoint import load_tensors, save_tensors, write_atomic
 from intaglio.nn.device import fast_dtype, machine, peak_memory_bytes
 from intaglio.nn.loop import Diverged, Plan, Trained, train
@@ -211,8 +212,10 @@ def _say_what_is_thin(corpus: Corpus, run: Run, ctx: Context) -> None:
 def _train(writer: Writer, corpus: Corpus, run: Run, ctx: Context) -> Trained:
     model, dtype = writer.model, fast_dtype(ctx.device)
     times = max(4, min(20, run.steps // 25))  # short trainings are looked at less often
+    parts = parallel.parts(run.batch)  # one a process that shares the training
     plan = Plan(
         steps=run.steps,
+        accumulate=parts,
         seed=derive(ctx.seed, "train"),
         per_step=run.tokens_per_step,
         unit="tok/s",
@@ -223,7 +226,7 @@ def _train(writer: Writer, corpus: Corpus, run: Run, ctx: Context) -> Trained:
     )
 
     def loss(step: int, gen: torch.Generator) -> Tensor:
-        ids = windows(corpus.train, step, batch=run.batch, context=run.shape.context, seed=plan.seed)
+        ids = windows(corpus.train, step, batch=run.batch // parts, context=run.shape.context, seed=plan.seed)
         return model.loss(ids.to(ctx.device), dtype=dtype)
 
     def evaluate() -> float:

@@ -32,6 +32,8 @@ _GO, _LEAVE = 1, 0
 class LostProcess(RuntimeError):
     """Another process of this training ended, so this one cannot go on."""
 
+    kind = "lost"
+
 
 class Dismissed(BaseException):
     """Process 0 needs this one no more; not an error."""

@@ -24,8 +24,8 @@ class StepInput:
 class StepCall:
     """Everything a step needs to run; paths are of this machine and are not stored.
 
-    archive: ids of the data collections upstream (what a critic compares with).
-    rights:  per generate/data step upstream key, the licenses its items carry.
+    archive:   ids of the data collections upstream (what a critic compares with).
+    processes: how many share a training; what is made does not depend on it, but for the last digits.
     """
 
     project: str
@@ -47,6 +47,7 @@ class StepCall:
     blocked: Sequence[str] = ()
     allow_unknown: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
+    processes: int = 1
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from intaglio.core.contracts import FileRef, Finding, Inputs, Item, Trace
+from intaglio.project.curves import Curves
 from intaglio.store import Store
 
 Say = Callable[[dict[str, Any]], None]
@@ -41,6 +42,7 @@ class StepContext:
         self._tracer = tracer
         self._told = 0.0
         self._previews = Path(call.work) / "previews"
+        self._curves = Curves(Path(call.store) / "tensorboard" / call.name / call.key[:8])
 
     def progress(self, done: float, total: float, **numbers: float | str) -> None:
         """See ``core.contracts.Context``."""
@@ -62,6 +64,10 @@ class StepContext:
     def metric(self, **values: Any) -> None:
         """See ``core.contracts.Context``."""
         self.metrics.update(values)
+
+    def curve(self, step: int, **values: float) -> None:
+        """See ``core.contracts.Context``: event files below ``.intaglio/tensorboard/<step>/``, one folder a key."""
+        self._curves.add(step, values)
 
     def preview(self, name: str, data: bytes) -> None:
         """See ``core.contracts.Context``."""

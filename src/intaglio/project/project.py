@@ -9,7 +9,7 @@ from typing import Any
 
 from intaglio.core.errors import StepFailed, UserError
 from intaglio.core.i18n import t
-from intaglio.project import forget, graph, machine, plan, publication, queries, replay, verify
+from intaglio.project import forget, graph, machine, plan, publication, queries, ranks, replay, verify
 from intaglio.project.executors import Executor, local_process
 from intaglio.project.file import STORE_FOLDER, ProjectFile, read_project
 from intaglio.project.graph import Node
@@ -91,12 +91,15 @@ class Project:
         device: str | None = None,
         next_round: bool = False,
         allow_unknown: bool = False,
+        processes: int = 1,
     ) -> Answer:
         """``ran``, ``kept``, ``failed``, ``seconds``, ``steps``; steps already made are kept.
 
+        processes: how many share each training; no part of a step's key.
         next_round: what ``name@last`` means becomes what is made now, and steps that use it run again.
         """
         start = time.perf_counter()
+        ranks.check(processes, device=machine.choose_device(device)[0], threads=machine.cores())
         if next_round:
             self.store.ledger.next_round(self._pins())
         nodes = self.nodes(targets, allow_unknown=allow_unknown)
@@ -113,6 +116,7 @@ class Project:
             executor=self._executor,
             slots=jobs,
             allow_unknown=allow_unknown,
+            processes=processes,
         )
         outcomes = runner.run({step.name: step.reason for step in steps if step.state == "blocked"})
         if not targets and all(outcome.state in ("made", "kept") for outcome in outcomes):
@@ -132,10 +136,12 @@ class Project:
         """``models``: checkpoints of this project with their figures."""
         return queries.models(self.store, self.file)
 
-    def train(self, step: str, *, progress: Progress | None = None, device: str | None = None) -> Answer:
+    def train(
+        self, step: str, *, progress: Progress | None = None, device: str | None = None, processes: int = 1
+    ) -> Answer:
         """``checkpoint`` and ``metrics`` of one model, trained where it is not yet."""
         self._must_be(step, "models")
-        self._or_raise(self.run([step], progress=progress, device=device))
+        self._or_raise(self.run([step], progress=progress, device=device, processes=processes))
         record = self._made(step)
         return {
             "step": step,

@@ -71,6 +71,7 @@ class Runner:
         executor: Executor = local_process,
         slots: int | None = None,
         allow_unknown: bool = False,
+        processes: int = 1,
     ) -> None:
         self._file = file
         self._store = store
@@ -81,6 +82,7 @@ class Runner:
         self._executor = executor
         self._slots = slots or machine.cores()
         self._allow_unknown = allow_unknown
+        self._processes = processes
         self._owner = f"{platform.node()}:{os.getpid()}:{time.time_ns()}"
         self._events: queue.Queue[tuple[str, Event]] = queue.Queue()
         self._jobs: dict[str, _Job] = {}
@@ -154,6 +156,9 @@ class Runner:
 
     def _start(self, node: Node) -> bool:
         """Take the lease and start; False where another process is making this very step."""
+        processes = self._processes if node.step.stage == "models" else 1
+        if self._device == "cpu":
+            processes = min(processes, node.threads)
         record = self._store.ledger.begin(
             key=node.key,
             round=self._store.ledger.round(),
@@ -164,7 +169,7 @@ class Runner:
             seed=node.seed,
             code=node.step.code,
             inputs=[{"role": role, "name": name, "key": key} for role, name, key in node.inputs],
-            environment=self._environment,
+            environment=self._environment | ({"processes": processes} if processes > 1 else {}),
             device=self._device,
             threads=node.threads,
             owner=self._owner,
@@ -186,6 +191,7 @@ class Runner:
             device=self._device,
             work=work,
             allow_unknown=self._allow_unknown,
+            processes=processes,
         )
         self._jobs[node.name] = _Job(node, record, self._executor(call, self._events), time.monotonic(), work)
         return True
@@ -288,6 +294,7 @@ def step_call(
     work: Path,
     allow_unknown: bool,
     archive: Sequence[str] | None = None,
+    processes: int = 1,
 ) -> StepCall:
     """Everything the worker needs for one node."""
     from intaglio.project.lineage import Lineage
@@ -317,6 +324,7 @@ def step_call(
         blocked=blocked,
         allow_unknown=allow_unknown,
         settings={name: settings[name] for name in ("name", "title", "author")},
+        processes=processes,
     )
 
 

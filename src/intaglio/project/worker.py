@@ -6,22 +6,33 @@ The process ends at once when its parent is gone (end of standard input), and at
 from __future__ import annotations
 
 import _thread
+import errno
 import json
 import os
 import sys
 import threading
 import traceback
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TextIO
 
 from intaglio.core.errors import UserError
+from intaglio.core.i18n import t
 from intaglio.project.call import StepCall
 from intaglio.project.machine import peak_bytes
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def take_answers() -> TextIO:
+    """Standard output for answers alone; whatever a library prints goes to standard error."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
+    os.dup2(2, 1)
+    return answers
 
 
 def main() -> None:
     """Read a StepCall, run it, say what came of it; no traceback on standard error for a person's mistake."""
-    answers = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
-    os.dup2(2, 1)  # whatever a library prints must not mix with the answers
+    answers = take_answers()
     lock = threading.Lock()
 
     def say(event: dict[str, Any]) -> None:
@@ -30,9 +41,15 @@ def main() -> None:
             answers.flush()
 
     call = StepCall.from_json(json.loads(sys.stdin.readline()))
-    threading.Thread(target=_watch_parent, daemon=True).start()
+    several = call.processes > 1 and call.stage == "models"
+    if several:
+        from intaglio.project.ranks import Launcher
+
+        launcher = Launcher(call, say)
+    stop = launcher.stop if several else _thread.interrupt_main
+    threading.Thread(target=_watch_parent, args=(stop,), daemon=True).start()
     try:
-        say(run(call, say))
+        say(launcher.run() if several else run(call, say))
     except BrokenPipeError:
         os._exit(1)
     except KeyboardInterrupt:
@@ -56,12 +73,12 @@ def run(call: StepCall, say: Any) -> dict[str, Any]:
             "fix": error.fix,
             "trace": "",
         }
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
+    except (Exception, SystemExit) as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            return _disk_full(error)
         return {
             "event": "failed",
-            "kind": "bug",
+            "kind": getattr(error, "kind", "bug"),
             "error": f"{type(error).__name__}: {error}",
             "where": "",
             "fix": "",
@@ -77,9 +94,20 @@ def run(call: StepCall, say: Any) -> dict[str, Any]:
     }
 
 
-def _watch_parent() -> None:
+def _disk_full(error: OSError) -> dict[str, Any]:
+    """No room on the disk is nobody's bug: how much is needed, where, and what to do."""
+    need, free = getattr(error, "need", 0), getattr(error, "free", 0)
+    if need:
+        what = t("the disk is full: {need:.1f} MB are needed, {free:.1f} MB are free", need=need / 1e6, free=free / 1e6)
+    else:
+        what = t("the disk is full")
+    fix = t("make room, then run it again: it goes on where it stopped")
+    return {"event": "failed", "kind": "user", "error": what, "where": "", "fix": fix, "trace": ""}
+
+
+def _watch_parent(stop: Callable[[], None]) -> None:
     while line := sys.stdin.readline():
         if line.strip() == "stop":
-            _thread.interrupt_main()
+            stop()
             threading.Timer(10.0, lambda: os._exit(130)).start()
     os._exit(130)
