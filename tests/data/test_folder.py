@@ -125,7 +125,7 @@ def test_bad_files_are_skipped_with_their_reason(ctx: RunContext) -> None:
         "archive/empty.txt": "the file is empty",
         "archive/page.txt": "it is an HTML page, which is not read here",
         "archive/program.txt": "it is a program, which is not read here",
-        "archive/song.mp3": "it is an MP3 recording, which is not read here",
+        "archive/song.mp3": "the recording is damaged (no sound in it)",
     }
 
 

@@ -1,13 +1,17 @@
-"""Items from texts and pictures, alike in every source: content checked, rights as the file or the source says."""
+"""Items from texts, pictures, recordings and films, alike in every source: content checked, rights as they say."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from intaglio.core.config import SourceConfig
 from intaglio.core.contracts import Context, Item
+from intaglio.core.i18n import t
 from intaglio.data._rights import Said, said
+from intaglio.media import Unreadable
 
 
 def text_item(text: str, origin: str, rights: Said, **meta: Any) -> Item:
@@ -65,6 +69,62 @@ def picture_item(
         consent=rights.consent,
         language=rights.language,
         meta={**rights.meta, **(meta or {}), **facts},
+    )
+
+
+def recording_item(path: Path, ctx: Context, *, name: str, origin: str, words: Words) -> Item:
+    """A recording put into the store as it is, decoded once to its end. Errors: Unreadable."""
+    try:
+        from intaglio.media import audio
+    except ModuleNotFoundError as error:
+        raise _needs("audio", error) from None
+    info = audio.probe(path)
+    facts = {"rate_hz": info.rate_hz, "channels": info.channels, "seconds": round(info.seconds, 6)}
+    return _filed("audio", path, ctx, name=name, origin=origin, words=words, mime=info.mime, facts=facts)
+
+
+def film_item(path: Path, ctx: Context, *, name: str, origin: str, words: Words) -> Item:
+    """A film put into the store as it is, decoded once to its end. Errors: Unreadable."""
+    try:
+        from intaglio.media import video
+    except ModuleNotFoundError as error:
+        raise _needs("video", error) from None
+    info = video.probe(path)
+    facts = {key: getattr(info, key) for key in ("width_px", "height_px", "fps", "frames", "seconds", "has_sound")}
+    return _filed("video", path, ctx, name=name, origin=origin, words=words, mime=info.mime, facts=facts)
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What is said of a file beside it: caption, rights, and the name of its class, or "" where it has none."""
+
+    rights: Said
+    caption: str = ""
+    label: str = ""
+
+
+def _filed(
+    media: str, path: Path, ctx: Context, *, name: str, origin: str, words: Words, mime: str, facts: Mapping[str, Any]
+) -> Item:
+    rights = words.rights
+    label = {"label": words.label} if words.label else {}
+    return Item(
+        media=media,
+        text=storable(words.caption),
+        files=(ctx.put(path, name=name, mime=mime),),
+        origin=origin,
+        license=rights.license,
+        consent=rights.consent,
+        language=rights.language,
+        meta={**rights.meta, **label, **facts},
+    )
+
+
+def _needs(extra: str, error: ModuleNotFoundError) -> Unreadable:
+    """A missing package leaves out what it would read, and says how to get it; the rest of the folder is read."""
+    package = (error.name or "").split(".")[0]
+    return Unreadable(
+        t("{package} is needed to read it: pip install 'intaglio[{extra}]'", package=package, extra=extra)
     )
 
 

@@ -1,14 +1,16 @@
-"""A folder of texts, Markdown and pictures, each told by its content; captions lie in .txt files beside their pictures.
+"""A folder of texts, pictures, recordings and films, each told by its content; captions lie in .txt files beside them.
 
-A picture's caption is the text file of the same stem (``fox.jpg`` and ``fox.txt``, or ``fox.jpg.txt``). Front matter
-of a text gives its own license, author, title, source, consent and language. A text over 64 MiB is read by paragraphs
-or lines only (``unit``). Links are never followed, hidden files are left out, and whatever cannot be read is skipped
-with its reason.
+The caption of a picture, recording or film is the text file of the same stem (``fox.jpg`` and ``fox.txt``, or
+``fox.jpg.txt``). Where the folder has several sub-folders, the first sub-folder on a recording's or a film's path is
+its ``label``. Front matter of a text gives its own license, author, title, source, consent and language. A text over
+64 MiB is read by paragraphs or lines only (``unit``). Links are never followed, hidden files are left out, and whatever
+cannot be read is skipped with its reason.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from intaglio.core.config import ProjectFolder
@@ -16,7 +18,7 @@ from intaglio.core.contracts import Context, Item, Skip
 from intaglio.core.i18n import t
 from intaglio.data import _files
 from intaglio.data._files import Entry
-from intaglio.data._items import document_meta, picture_item, text_item
+from intaglio.data._items import Words, document_meta, film_item, picture_item, recording_item, text_item
 from intaglio.data._rights import LicensedConfig, said
 from intaglio.media import Unreadable, sniff
 
@@ -32,7 +34,7 @@ class Config(LicensedConfig):
 
 
 class Component:
-    """Reads a folder of texts and pictures."""
+    """Reads a folder of texts, pictures, recordings and films."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -40,10 +42,11 @@ class Component:
     def read(self, ctx: Context) -> Iterator[Item | Skip]:
         """Items in the order of sorted paths. Errors: UserError where the folder is missing or outside the project."""
         root = _files.place(self.config.path, ctx, folder=True)
+        base = _base_of_labels(root, ctx)
         for entries in _files.walk(root, ctx):
-            yield from self._folder(entries, ctx)
+            yield from self._folder(entries, base, ctx)
 
-    def _folder(self, entries: list[Entry], ctx: Context) -> Iterator[Item | Skip]:
+    def _folder(self, entries: list[Entry], base: str | None, ctx: Context) -> Iterator[Item | Skip]:
         captions = _captions(entries)
         taken = set(captions.values())
         by_origin = {entry.origin: entry for entry in entries if entry.origin in taken}
@@ -54,31 +57,58 @@ class Component:
                 yield Skip(entry.origin, entry.refused)
                 continue
             try:
-                yield from self._file(entry, by_origin.get(captions.get(entry.origin, "")), ctx)
+                yield from self._file(entry, by_origin.get(captions.get(entry.origin, "")), base, ctx)
             except Unreadable as reason:
                 yield Skip(entry.origin, str(reason))
 
-    def _file(self, entry: Entry, caption: Entry | None, ctx: Context) -> Iterator[Item | Skip]:
+    def _file(self, entry: Entry, caption: Entry | None, base: str | None, ctx: Context) -> Iterator[Item | Skip]:
         kind = sniff.sniff(_files.read_head(entry.path, sniff.HEAD_BYTES))
         if kind.media == "text":
             yield from texts(entry, self.config)
-        elif kind.media == "image":
-            yield from self._picture(entry, caption, ctx)
+        elif kind.media in CAPTIONED:
+            words, rights = "", said({}, self.config)
+            if caption is not None:
+                try:
+                    document = _parse(caption)
+                    words, rights = document.text.strip(), said(document.front, self.config)
+                except Unreadable as reason:
+                    yield Skip(caption.origin, t("caption: {reason}", reason=reason))
+            yield _captioned(kind.media, entry, Words(rights, words, _label(entry, base)), ctx)
         elif kind in (sniff.EMPTY, sniff.BINARY):
             raise Unreadable(t(kind.name))
         else:
             raise Unreadable(t("it is {kind}, which is not read here", kind=t(kind.name)))
 
-    def _picture(self, entry: Entry, caption: Entry | None, ctx: Context) -> Iterator[Item | Skip]:
-        words, rights = "", said({}, self.config)
-        if caption is not None:
-            try:
-                document = _parse(caption)
-                words, rights = document.text.strip(), said(document.front, self.config)
-            except Unreadable as reason:
-                yield Skip(caption.origin, t("caption: {reason}", reason=reason))
+
+CAPTIONED = ("image", "audio", "video")
+
+
+def _captioned(media: str, entry: Entry, words: Words, ctx: Context) -> Item:
+    if media == "image":
         data = _files.read_bytes(entry.path, _files.MAX_PICTURE_BYTES)
-        yield picture_item(data, ctx, name=entry.name, origin=entry.origin, rights=rights, caption=words)
+        rights, caption = words.rights, words.caption
+        return picture_item(data, ctx, name=entry.name, origin=entry.origin, rights=rights, caption=caption)
+    make = recording_item if media == "audio" else film_item
+    return make(Path(entry.path), ctx, name=entry.name, origin=entry.origin, words=words)
+
+
+def _base_of_labels(root: Path, ctx: Context) -> str | None:
+    """The origin of the folder whose sub-folders are labels; None where it has less than two."""
+    try:
+        folders = [each for each in root.iterdir() if each.is_dir() and not each.name.startswith(".")]
+    except OSError:
+        return None  # the walk says why
+    if len(folders) < 2:
+        return None
+    origin = _files.origin_of(root, ctx)
+    return "" if origin == "." else f"{origin}/"
+
+
+def _label(entry: Entry, base: str | None) -> str:
+    if base is None:
+        return ""
+    first, slash, _ = entry.origin.removeprefix(base).partition("/")
+    return first if slash else ""
 
 
 def _parse(entry: Entry) -> Document:
@@ -114,10 +144,10 @@ def texts(entry: Entry, config: Config) -> Iterator[Item | Skip]:
 
 
 def _captions(entries: list[Entry]) -> dict[str, str]:
-    """Origin of each picture that has a text of its stem beside it, to that text's origin."""
+    """Origin of each picture, recording or film that has a text of its stem beside it, to that text's origin."""
     names = {entry.origin: entry for entry in entries if not entry.refused}
     found: dict[str, str] = {}
-    pictures: dict[str, bool] = {}
+    captioned: dict[str, bool] = {}
     for entry in names.values():
         if "." not in entry.name:
             continue
@@ -125,9 +155,9 @@ def _captions(entries: list[Entry]) -> dict[str, str]:
             if caption == entry.origin or caption not in names:
                 continue
             for each in (entry.origin, caption):
-                if each not in pictures:
-                    pictures[each] = _media(names[each]) == "image"
-            if pictures[entry.origin] and not pictures[caption]:
+                if each not in captioned:
+                    captioned[each] = _media(names[each]) in CAPTIONED
+            if captioned[entry.origin] and not captioned[caption]:
                 found[entry.origin] = caption
                 break
     return found

@@ -204,6 +204,8 @@ def _checked(blocks: Iterator[Samples], info: AudioInfo) -> Iterator[Samples]:
 
 def _said(error: BaseException) -> str:
     """The library's words without the name of what was opened, which is a path or an address in memory."""
+    if "not a regular file" in str(error):  # what libsndfile says of an MP3 without one whole frame
+        return t("no sound in it")
     return re.sub(r"Error opening (<.*?>|'.*?'): ", "", str(error).strip() or type(error).__name__)[:120]
 
 
