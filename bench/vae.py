@@ -319,8 +319,11 @@ def main() -> None:
         print(json.dumps(run(digits, options.steps, options.seed, options.threads, Path(options.folder))))
         return
     if options.quick:
-        options.seconds, options.rounds, options.machine = 2.0, 1, f"quick-{options.machine}"
+        options.seconds, options.rounds = 2.0, 1
     result = {**surroundings(options), **compare(options)}
+    if options.quick:
+        print(json.dumps(result))
+        return
     folder = Path(__file__).parent / "results"
     folder.mkdir(exist_ok=True)
     month = datetime.date.today().strftime("%Y%m")
