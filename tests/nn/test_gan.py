@@ -90,6 +90,14 @@ def test_the_gradient_is_turned_for_the_generator_alone() -> None:
     torch.testing.assert_close(x.grad, expected)
 
 
+def test_what_is_cut_can_come_back_but_not_go_further() -> None:
+    x = torch.tensor([-3.0, -3.0, 0.5, 3.0, 3.0], requires_grad=True)
+    found = gan.cut(x)
+    assert found.tolist() == [-1.0, -1.0, 0.5, 1.0, 1.0]
+    (found * torch.tensor([1.0, -1.0, 1.0, 1.0, -1.0])).sum().backward()  # descent goes against the gradient
+    assert x.grad is not None and x.grad.tolist() == [0.0, -1.0, 1.0, 1.0, 0.0]
+
+
 # ------------------------------------------------------------------------------------------ augmentation
 def test_no_chance_changes_nothing_and_some_keeps_shape() -> None:
     x = torch.rand(6, 3, 12, 12) * 2 - 1

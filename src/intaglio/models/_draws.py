@@ -157,9 +157,11 @@ README = """# A generator made by Intaglio
   rows in the order of `conditions.names` go through `embed` without a bias, each scaled to mean square 1, and stand
   after the noise; where it is `text`, rows of signed counts of hashed n-grams of the caption
   do (`models/_conditions.py`).
-- `into`: to the coarsest map. `maps`: residual blocks x + conv(f(conv(f(x)))) with f the leaky rectifier of slope 0.2;
-  between levels a convolution to four times the channels and a pixel shuffle. `out`: a convolution and a shuffle.
-- The picture is `mean_CHW` + `spread` * output, cut to [-1, 1]: -1 is black, 1 is white.
+- `into`: to the coarsest map. `blocks`: residual blocks x + conv(f(conv(f(x)))) with f the leaky rectifier of slope
+  0.2, a list a level. `finer`: a convolution to four times the channels and a pixel shuffle, between levels.
+- `shown`: what each level adds to the picture of the one before, enlarged twice by bilinear steps; `out`: what the last
+  adds at full size, by a convolution and a pixel shuffle.
+- The picture is `mean_CHW` + `spread` * the sum, cut to [-1, 1]: -1 is black, 1 is white.
 
 The layers are those of `Generator` in `intaglio/nn/gan.py`. No other library has this network. The critic it was
 trained with is not kept. The weights inherit the licence of the pictures they learned from.

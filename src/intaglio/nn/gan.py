@@ -43,6 +43,28 @@ class _ForTwo(torch.autograd.Function):
         return grad_BCHW * ctx.weights[-1].view(-1, 1, 1, 1).to(grad_BCHW.dtype), None
 
 
+class _Cut(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.clamp(-1.0, 1.0)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        further = ((x > 1.0) & (grad < 0)) | ((x < -1.0) & (grad > 0))
+        return grad.masked_fill(further, 0.0)
+
+
+def cut(x: Tensor) -> Tensor:
+    """Cut to [-1, 1], with the gradient of what may come back: only steps that would lead further out have none.
+
+    Black and white are then met exactly, and a picture that is wrong everywhere can still be mended, which behind a
+    squashing function it cannot.
+    """
+    return _Cut.apply(x)
+
+
 def for_two(fake_BCHW: Tensor) -> tuple[Tensor, Callable[[Tensor, Tensor], None]]:
     """Lets one backward pass of the critic's loss give the generator the gradient of its own loss.
 
@@ -125,8 +147,9 @@ class Block(nn.Module):
 class Generator(nn.Module):
     """Noise (B, Z), and a condition (B, K) where ``conditions`` is not 0, to pictures (B, C, H, W).
 
-    What is learned is what differs from the mean picture; values may leave [-1, 1] and are cut where they are shown: a
-    squashed output that is wrong everywhere has no gradient left to come back by.
+    Every level adds to the picture of the coarser one, enlarged by bilinear steps (Karras et al. (2020),
+    arXiv:1912.04958, section 4.1): what no level has learned yet comes out smooth, not grained.
+    What is learned is what differs from the mean picture, cut to [-1, 1] (``cut``).
     """
 
     mean_CHW: Tensor
@@ -141,13 +164,13 @@ class Generator(nn.Module):
         embedded = min(latents, 64) if conditions else 0
         self.embed = nn.Linear(conditions, embedded, bias=False) if conditions else None
         self.into = nn.Linear(latents + embedded, wide[-1] * sides[-1] ** 2)
-        layers: list[nn.Module] = []
-        for level in reversed(range(len(sides))):
-            layers += [Block(wide[level]) for _ in range(blocks)]
-            if level:
-                layers += [nn.Conv2d(wide[level], 4 * wide[level - 1], 1, bias=False), nn.PixelShuffle(2)]
-        self.maps = nn.Sequential(*layers, nn.LeakyReLU(0.2))
-        self.out = nn.Sequential(_conv(wide[0], 4 * channels, 3), nn.PixelShuffle(2))
+        order = list(reversed(range(len(sides))))
+        self.blocks = nn.ModuleList(nn.Sequential(*[Block(wide[n]) for _ in range(blocks)]) for n in order)
+        self.shown = nn.ModuleList(_conv(wide[n], channels, 3, gain=0.5) for n in order)
+        self.finer = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(wide[n], 4 * wide[n - 1], 1, bias=False), nn.PixelShuffle(2)) for n in order[:-1]
+        )
+        self.out = nn.Sequential(_conv(wide[0], 4 * channels, 3, gain=0.1), nn.PixelShuffle(2))
         self.register_buffer("mean_CHW", torch.zeros(channels, size_px, size_px))
         self.register_buffer("spread", torch.tensor(0.5))
 
@@ -160,7 +183,14 @@ class Generator(nn.Module):
         if self.embed is not None:
             z_BZ = torch.cat([z_BZ, _unit(self.embed(condition_BK))], 1)
         x = self.into(z_BZ).view(-1, *self.start).contiguous(memory_format=torch.channels_last)
-        return self.mean_CHW + self.spread * self.out(self.maps(x)).float()
+        picture: Tensor | None = None
+        for number, (block, shown) in enumerate(zip(self.blocks, self.shown, strict=True)):
+            x = block(x if number == 0 else self.finer[number - 1](x))
+            seen = shown(F.leaky_relu(x, 0.2))
+            picture = seen if picture is None else _twice(picture) + seen
+        assert picture is not None
+        picture = _twice(picture) + self.out(F.leaky_relu(x, 0.2))
+        return cut(self.mean_CHW + self.spread * picture.float())
 
 
 class Critic(nn.Module):
@@ -199,9 +229,15 @@ def _unit(x_BE: Tensor) -> Tensor:
     return x_BE * torch.rsqrt(x_BE.square().mean(1, keepdim=True) + 1e-8)
 
 
-def _conv(inputs: int, outputs: int, kernel: int) -> nn.Conv2d:
+def _twice(x_BCHW: Tensor) -> Tensor:
+    return F.interpolate(x_BCHW, scale_factor=2, mode="bilinear", align_corners=False)
+
+
+def _conv(inputs: int, outputs: int, kernel: int, *, gain: float = 1.0) -> nn.Conv2d:
     made = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
     nn.init.kaiming_normal_(made.weight, a=0.2)
     assert made.bias is not None
+    with torch.no_grad():
+        made.weight.mul_(gain)
     nn.init.zeros_(made.bias)
     return made
