@@ -69,7 +69,9 @@ def test_likeness_of_copies_and_of_noise() -> None:
     def static(count: int) -> Tensor:
         return torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
-    by_heart, noise = of_pictures(copies, train, heldout), of_pictures(static, train, heldout)
+    by_heart = of_pictures(copies, train, heldout, losses=lambda x: torch.arange(len(x)).double())
+    noise = of_pictures(static, train, heldout)
+    assert by_heart["memorization"]["membership_auc"] == [1, 1, 1] and "membership_auc" not in noise["memorization"]
     assert by_heart["features"] == noise["features"] == "random-v1"
     assert noise["kid_like"][1] > by_heart["kid_like"][2] and noise["precision"] < by_heart["precision"]
     assert by_heart["memorization"]["copies"] == 1 and by_heart["memorization"]["copying_z"] < -5

@@ -120,16 +120,22 @@ def _spread(data: Dataset, split: str, most: int) -> list[str]:
 
 
 def of_pictures(
-    made: Callable[[int], Tensor], train: Any, heldout: Any, *, device: str = "cpu", network: str = "random"
+    made: Callable[[int], Tensor],
+    train: Any,
+    heldout: Any,
+    *,
+    losses: Callable[[Any], Tensor] | None = None,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """Likeness and memorization of a model of pictures; empty where fewer than 16 stand on a side.
 
-    made: draws that many pictures. train, heldout: arrays; all are uint8 (N, C, H, W) of one side. Figures ending in
-    ``_of_training`` are those of training pictures in the place of made ones: the mark to reach, not to pass.
+    made: draws that many pictures. train, heldout: arrays; all are uint8 (N, C, H, W) of one side. losses: of each of
+    such pictures, (N,). Figures ending in ``_of_training`` are those of training pictures in the place of made ones:
+    the mark to reach, not to pass.
     """
     if len(train) < LEAST or len(heldout) < LEAST:
         return {}
-    net = features.load(network, device)
+    net = features.load(device=device)
     drawn = made(DRAWN)
     near, judged = (
         torch.tensor(each[:: -(-len(each) // most)]) for each, most in ((train, NEAREST), (heldout, JUDGED))
@@ -143,4 +149,10 @@ def of_pictures(
         covered = measures.prdc(real, vectors)
         for key in ("precision", "recall", "density", "coverage"):
             found[f"{key}{name}"] = round(getattr(covered, key), 4)
-    return found | {"memorization": memorization.picture_report(net, drawn, near, judged)}
+    report: dict[str, Any] = dict(memorization.picture_report(net, drawn, near, judged))
+    if losses is not None:
+        values = losses(
+            torch.cat([near[-len(judged) :], judged]).numpy()
+        )  # at once: under one variance, if it fits one
+        report |= memorization.membership(values[: -len(judged)].tolist(), values[-len(judged) :].tolist())
+    return found | {"memorization": report}
