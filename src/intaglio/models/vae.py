@@ -343,7 +343,9 @@ class Session:
         }
         draws = Prints(model, prior, facts, threads=self.ctx.threads)
         drawn = functools.partial(self._drawn, draws)
-        metrics |= of_pictures(drawn, self.feed.train, self.feed.heldout, device=str(self.device))
+        losses = functools.partial(ae.judge, model, generator=self.generator("membership"))
+        asked: dict[str, Any] = {"losses": losses, "device": str(self.device)}
+        metrics |= of_pictures(drawn, self.feed.train, self.feed.heldout, **asked)
         write_checkpoint(out, model, prior, facts)
         write_atomic(out / "reconstructions.png", sheet(model, self.feed.shown, None, seed=0))
         write_atomic(out / "samples.png", draws.contact_sheet([derive(self.ctx.seed, "sheet", n) for n in range(48)]))
