@@ -37,6 +37,7 @@ from intaglio.models._room import check_room
 from intaglio.nn.checkpoint import write_atomic
 from intaglio.nn.device import autocast, fast_dtype, machine
 from intaglio.nn.loop import Plan, train
+from intaglio.nn.memorization import membership
 from intaglio.nn.optim import adamw
 from intaglio.nn.order import derive
 from intaglio.nn.quantize import usage
@@ -283,13 +284,15 @@ class Session:
         error_N, codes = self._error(feed.judged)
         mean = model.mean_CHW.cpu().numpy()
         alike = np.mean([np.square(part / 255.0 - mean).mean() for part in feed.judged])
-        _, learned = self._error(feed.train[:ALL])
+        known_N, learned = self._error(feed.train[:ALL])
         counts = torch.nn.functional.one_hot(learned, shape.codebook).sum(0) + 1e-3
         model.frequency_HWK.copy_(counts / counts.sum(-1, keepdim=True))
         metrics: dict[str, Any] = {
             f"{where}_reconstruction_mse": round(float(error_N.mean()), 6),
             f"{where}_baseline_mse": round(float(alike), 6),
         }
+        if feed.shard.heldout:
+            metrics["memorization"] = membership(known_N.tolist(), error_N.tolist())
         metrics[f"{where}_codes_used"], perplexity = usage(codes, shape.codebook)
         metrics[f"{where}_perplexity"] = round(perplexity, 2)
         metrics["codes_used"], perplexity = usage(learned, shape.codebook)
