@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -88,6 +93,38 @@ def test_dead_entries_start_anew_and_the_whole_book_gets_used() -> None:
     used, perplexity = usage(made.nearest(centres), 16)
     assert used >= 11 and perplexity > 10
     assert float(torch.cdist(centres, made.vectors_KC).min(1).values.median()) < 0.2
+
+
+PROGRAM = """
+import json, sys
+import torch, torch.distributed as dist
+from tests.nn.test_quantize import book, seeded
+dist.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=int(sys.argv[2]), world_size=2)
+made = book(6, 4, decay=0.8).train()
+made.shared = True
+x = torch.randn(4, 4, 3, 3, generator=seeded(8))[int(sys.argv[2]) * 2 :][:2]
+for _ in range(3):
+    made(x, seeded(1))
+print(json.dumps([made.vectors_KC.tolist(), made.mass_K.tolist(), int(made.revived)]))
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_hold_the_book_of_one_that_sees_all(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path / "meet")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "GLOO_SOCKET_IFNAME": "lo"}
+    started = [
+        subprocess.Popen([*command, rank], stdout=subprocess.PIPE, text=True, env=environment) for rank in ("0", "1")
+    ]
+    told = [json.loads(each.communicate(timeout=120)[0]) for each in started]
+    assert told[0] == told[1]
+    alone, x = book(6, 4, decay=0.8).train(), torch.randn(4, 4, 3, 3, generator=seeded(8))
+    for _ in range(3):
+        alone(x, seeded(1))
+    assert told[0][2] == int(alone.revived) == 0
+    torch.testing.assert_close(torch.tensor(told[0][0]), alone.vectors_KC)
+    torch.testing.assert_close(torch.tensor(told[0][1]), alone.mass_K)
 
 
 def test_the_first_call_takes_entries_from_the_batch() -> None:

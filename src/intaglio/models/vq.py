@@ -34,6 +34,7 @@ from intaglio.models._cost import START, judging_seconds, training_seconds
 from intaglio.models._feed import ALL, Feed, floats, moments
 from intaglio.models._pictures import Form, Shard, choose_side, gather, probe
 from intaglio.models._room import check_room
+from intaglio.nn import parallel
 from intaglio.nn.checkpoint import write_atomic
 from intaglio.nn.device import autocast, fast_dtype, machine
 from intaglio.nn.loop import Plan, train
@@ -175,10 +176,13 @@ class Component:
         model.to(device)
         batch = self._batch(shard.train)
         steps = max(2, self._images(shard.train) // batch)
-        plan = Plan(steps=steps, seed=ctx.seed, per_step=batch, unit="img/s", ema=0.99, cooldown=0.6)
+        parts = parallel.parts(batch)
+        model.codebook.shared = parts > 1
+        plan = Plan(steps=steps, seed=ctx.seed, per_step=batch, unit="img/s", ema=0.99, cooldown=0.6, accumulate=parts)
         identity = {"shape": asdict(model.shape), "flip": config.flip, "commitment": config.commitment}
         identity |= {"decay": config.decay}
-        session = Session(model, Feed(shard, batch=batch, seed=ctx.seed, device=device, flip=config.flip), config, ctx)
+        feed = Feed(shard, batch=batch // parts, seed=ctx.seed, device=device, flip=config.flip)
+        session = Session(model, feed, config, ctx)
         session.keep_usage(digest([identity, plan.exact()]))
         found = train(
             model,
@@ -229,7 +233,7 @@ class Session:
 
     def __init__(self, model: vq.Tokenizer, feed: Feed, config: Config, ctx: Context) -> None:
         self.model, self.feed, self.config, self.ctx = model, feed, config, ctx
-        self.device, self.step = feed.device, 0
+        self.device, self.seen = feed.device, 0
         self.dtype = fast_dtype(str(self.device))
         self.points: dict[int, list[float]] = {}
 
@@ -241,11 +245,11 @@ class Session:
         except (OSError, ValueError):
             return
         if kept["identity"] == identity:
-            self.points = {int(step): point for step, point in kept["points"].items()}
+            self.points = {int(seen): point for seen, point in kept["points"].items()}
 
     def loss(self, step: int, generator: torch.Generator) -> Tensor:
         """Squared error in units of the data's variance, and the commitment (eq. 3)."""
-        self.step = step + 1
+        self.seen = (step + 1) * self.feed.batch
         x_BCHW = self.feed(step, generator)
         with autocast(str(self.device), self.dtype):
             rebuilt, quantized = self.model(x_BCHW, generator)
@@ -256,8 +260,8 @@ class Session:
         """Held-out squared error of each picture in units of the data's variance; notes which codes are used."""
         error_N, codes = self._error(self.feed.looked_at)
         used, perplexity = usage(codes, self.model.shape.codebook)
-        seen = self.step * self.feed.batch / max(1, self.feed.shard.train)
-        self.points[self.step] = [round(seen, 3), used, round(perplexity, 2), int(self.model.codebook.revived)]
+        epoch = self.seen / max(1, self.feed.shard.train)
+        self.points[self.seen] = [round(epoch, 3), used, round(perplexity, 2), int(self.model.codebook.revived)]
         kept = {"identity": self.identity, "points": self.points}
         write_atomic(self.ctx.work / "usage.json", json.dumps(kept, sort_keys=True).encode())
         self.ctx.metric(codes_used=used, perplexity=round(perplexity, 2))
@@ -323,8 +327,8 @@ class Session:
     def _usage_csv(self) -> bytes:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["step", "epoch", "codes_used", "perplexity", "revived"])
-        writer.writerows([step, *point] for step, point in sorted(self.points.items()))
+        writer.writerow(["pictures", "epoch", "codes_used", "perplexity", "revived"])
+        writer.writerows([seen, *point] for seen, point in sorted(self.points.items()))
         return text.getvalue().encode()
 
 

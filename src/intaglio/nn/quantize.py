@@ -33,8 +33,8 @@ class Quantized:
 class Codebook(nn.Module):
     """K vectors; no gradient reaches them. In training they move at each call, in eval mode they stay.
 
-    All of its state is buffers, so a resumed training goes on with the same entries. With ``torch.distributed`` the
-    processes add up what they saw, so that all hold the same book.
+    All of its state is buffers, so a resumed training goes on with the same entries. Where ``shared`` is set, each call
+    is made by all processes of a training at once: they add up what they saw, so that all hold the same book.
 
     decay: share of the moving averages kept at each call.
     """
@@ -47,7 +47,7 @@ class Codebook(nn.Module):
 
     def __init__(self, *, size: int, channels: int, decay: float = 0.99) -> None:
         super().__init__()
-        self.decay = decay
+        self.decay, self.shared = decay, False
         self.register_buffer("vectors_KC", torch.zeros(size, channels))
         self.register_buffer("mass_K", torch.zeros(size))
         self.register_buffer("sums_KC", torch.zeros(size, channels))
@@ -93,7 +93,7 @@ class Codebook(nn.Module):
     def _follow(self, x_NC: Tensor, codes_N: Tensor, generator: torch.Generator | None) -> None:
         chosen_NK = F.one_hot(codes_N, len(self.mass_K)).to(x_NC)
         counts_K, sums_KC = chosen_NK.sum(0), chosen_NK.T @ x_NC
-        if _many():
+        if self.shared:
             dist.all_reduce(counts_K)
             dist.all_reduce(sums_KC)
         self.mass_K.lerp_(counts_K, 1.0 - self.decay)
@@ -112,16 +112,12 @@ class Codebook(nn.Module):
         size = len(self.mass_K)
         place = torch.randint(len(x_NC), (size,), generator=generator, device=x_NC.device)
         fresh_KC = x_NC[place]
-        if _many():
+        if self.shared:
             dist.broadcast(fresh_KC, 0)
         mass = len(x_NC) / size
         self.vectors_KC[which_K] = fresh_KC[which_K]
         self.mass_K[which_K] = mass
         self.sums_KC[which_K] = fresh_KC[which_K] * mass
-
-
-def _many() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def usage(codes: Tensor, size: int) -> tuple[int, float]:
