@@ -37,7 +37,7 @@ from intaglio.nn import flow
 from intaglio.nn.checkpoint import write_atomic
 from intaglio.nn.device import fast_dtype, machine
 from intaglio.nn.loop import Plan, Trained, train
-from intaglio.nn.optim import muon_and_adamw
+from intaglio.nn.optim import Muon, adamw
 from intaglio.nn.order import derive, rows
 
 
@@ -227,12 +227,7 @@ class Component:
         return train(
             model,
             session.loss,
-            optimizers=muon_and_adamw(
-                model,
-                matrix_lr=rate * share,
-                other_lr=rate * share * 0.15,
-                dtype=torch.bfloat16 if fast_dtype(ctx.device) is torch.bfloat16 else torch.float32,
-            ),
+            optimizers=optimizers(model, rate=rate * share),
             plan=plan,
             work=work,
             report=ctx,
@@ -363,6 +358,17 @@ class Session:
         fn.write_checkpoint(out, self.model, facts, lessons.codes)
         write_atomic(out / "samples.png", self.sheet(prints, 48))
         return metrics
+
+
+def optimizers(model: fn.Velocity, *, rate: float) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside, AdamW for those at the edges (pixels, times, conditions) and everything else."""
+    edges = ("told.time", "told.span", "told.condition", "net.into", "net.last")
+    inside, others = [], []
+    for name, parameter in model.named_parameters():
+        at_edge = parameter.ndim < 2 or any(f"{edge}." in f"{name}." for edge in edges) or name.endswith("place")
+        (others if at_edge else inside).append(parameter)
+    dtype = fast_dtype(str(model.device))
+    return [Muon(inside, lr=rate, dtype=dtype), adamw(others, lr=rate * 0.15, betas=(0.9, 0.99))]
 
 
 def finest_still(ask: flow.Field) -> flow.Field:
