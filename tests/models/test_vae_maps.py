@@ -125,3 +125,21 @@ def test_a_map_starts_as_the_principal_components_of_patches() -> None:
     assert found == pytest.approx(float(best), rel=1e-3)
     torch.testing.assert_close(mean.var(unbiased=False), torch.tensor(1.0), atol=1e-3, rtol=0)
     torch.testing.assert_close(logvar, torch.full_like(logvar, ae.FIRST_LOGVAR))
+
+
+def test_a_training_that_would_not_fit_is_refused_before_work(tmp_path: Path) -> None:
+    ctx = RunContext(tmp_path)
+    huge = vae.Component(vae.Config(**{**vae.TINY, "batch": 65536, "size_px": 512, "width": 4096}))
+    with pytest.raises(UserError, match="GB of memory"):
+        huge.fit(discs(ctx, 2), ctx)
+    assert not list(ctx.work.iterdir())
+
+
+def test_a_checkpoint_of_another_shape_or_cut_short_is_refused(mapped: Run, tmp_path: Path) -> None:
+    for name, change in (("config.json", (b'"width": 16', b'"width": 24')), ("model.safetensors", None)):
+        loaded(mapped).save(tmp_path / name)
+        path = tmp_path / name / name
+        data = path.read_bytes()
+        path.write_bytes(data.replace(*change) if change else data[: len(data) // 2])
+        with pytest.raises(UserError, match="no vae checkpoint"):
+            read_checkpoint(tmp_path / name, "cpu")
