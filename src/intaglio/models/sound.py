@@ -288,8 +288,9 @@ class Lesson:
         metrics["parameters"] = sum(p.numel() for p in model.parameters())
         save_tensors(out / "model.safetensors", {**model.state_dict(), **codes.tensors(), **prior.tensors()})
         made = Timbre(model, prior, codes, facts, threads=self.ctx.threads)
+        told = json.dumps(facts | {"metrics": metrics}, indent=1, sort_keys=True)
+        write_atomic(out / "config.json", f"{told}\n".encode())  # without the times below: equal runs, equal bytes
         metrics |= made.speed()
-        write_atomic(out / "config.json", (json.dumps(facts | {"metrics": metrics}, indent=1, sort_keys=True)).encode())
         x_BT = self.judged_BT[:6]
         write_atomic(out / "reconstructions.png", sheet([x_BT, self.rebuilt(x_BT)], sounds.rate_hz))
         draws = [made.draw(derive(self.ctx.seed, "sheet", n)) for n in range(12)]

@@ -1,0 +1,250 @@
+"""The sound model: data as it comes, training in two phases, resume to the same bits, new sounds, timbre, bad input."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from intaglio.core.contracts import Item, Machine, Size
+from intaglio.core.errors import UserError
+from intaglio.generate import sound as generator
+from intaglio.media import audio
+from intaglio.models import sound
+from intaglio.nn.checkpoint import load_tensors
+from tests.support import ItemList, RunContext
+
+RATE_HZ = 8000
+
+
+def ping(number: int, seconds: float = 0.6, rate_hz: int = RATE_HZ) -> audio.Samples:
+    chance = np.random.default_rng(number)
+    time_s = np.arange(int(seconds * rate_hz)) / rate_hz
+    wave = np.exp(-time_s * chance.uniform(4, 14)) * np.sin(2 * np.pi * chance.uniform(150, 900) * time_s)
+    return (0.7 * wave).astype(np.float32)
+
+
+def item(ctx: RunContext, samples: audio.Samples, number: int, *, rate_hz: int = RATE_HZ, split: str = "train") -> Item:
+    name = f"{number:02d}.wav"
+    file = ctx.put(audio.dump_wav(samples, rate_hz), name=name, mime="audio/wav")
+    return Item(media="audio", files=(file,), origin=name, split=split)
+
+
+def pings(ctx: RunContext, count: int = 12, heldout: int = 3) -> list[Item]:
+    return [item(ctx, ping(n), n, split="heldout" if n >= count else "train") for n in range(count + heldout)]
+
+
+def component(**values: Any) -> sound.Component:
+    return sound.Component(sound.Config(**{**sound.TINY, **values}))
+
+
+def fitted(root: Path, **values: Any) -> tuple[RunContext, dict[str, Any]]:
+    ctx = RunContext(root)
+    return ctx, dict(component(**values).fit(ItemList(pings(ctx)), ctx))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunContext, dict[str, Any]]:
+    return fitted(tmp_path_factory.mktemp("sound"), steps=60)
+
+
+def test_training_leaves_figures_and_samples(trained: tuple[RunContext, dict[str, Any]]) -> None:
+    ctx, metrics = trained
+    assert metrics["train_sounds"] == 12 and metrics["heldout_sounds"] == 3 and metrics["rate_hz"] == RATE_HZ
+    assert metrics["train_sound_seconds"] == pytest.approx(7.2, abs=0.1)
+    assert metrics["heldout_noise_baseline_mel_db"] > 0 and metrics["heldout_silence_baseline_distance"] > 0
+    made = {path.name for path in ctx.out.iterdir()}
+    assert {"model.safetensors", "config.json", "curve.csv", "curve-adversarial.csv", "samples.png"} <= made
+    assert {"reconstructions.png", "sample-0.wav"} <= made
+    assert any(name.startswith("a-") for name in ctx.previews) and any(name.startswith("b-") for name in ctx.previews)
+    assert ctx.warnings == ["only 7 seconds of sound to learn from: it will know little else"]
+
+
+def test_the_distance_falls(trained: tuple[RunContext, dict[str, Any]]) -> None:
+    ctx, _ = trained
+    rows = (ctx.out / "curve.csv").read_text().splitlines()[1:]
+    losses = [float(row.split(",")[1]) for row in rows]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_the_encoder_is_still_in_the_second_phase(trained: tuple[RunContext, dict[str, Any]]) -> None:
+    ctx, _ = trained
+    first = load_tensors(ctx.work / "first" / "best.safetensors")[0]
+    last = load_tensors(ctx.out / "model.safetensors")[0]
+    assert all(last[name].equal(value) for name, value in first.items() if name.startswith("down."))
+    assert not all(last[name].equal(value) for name, value in first.items() if name.startswith("up."))
+
+
+def test_equal_seeds_give_equal_sounds(trained: tuple[RunContext, dict[str, Any]]) -> None:
+    ctx, _ = trained
+    model = component().load(ctx.out, device="cpu", threads=1)
+    first, again, other = (next(iter(model.sample([seed], ctx))) for seed in (5, 5, 6))
+    assert first.id == again.id != other.id
+    assert first.files[0].mime == "audio/wav" and first.meta["rate_hz"] == RATE_HZ
+    samples = audio.load(ctx.path(first.files[0]))
+    assert len(samples) == round(first.meta["seconds"] * RATE_HZ) and np.abs(samples).max() <= 0.901
+    long = next(iter(model.sample([5], ctx, seconds=2.0)))
+    assert long.meta["seconds"] == pytest.approx(2.0, abs=0.04)
+
+
+def test_transfer_keeps_length_and_loudness(trained: tuple[RunContext, dict[str, Any]]) -> None:
+    ctx, _ = trained
+    model = component().load(ctx.out, device="cpu", threads=1)
+    for rate_hz, seconds in ((8000, 1.7), (22_050, 0.9)):
+        given = item(ctx, 0.2 * ping(99, seconds, rate_hz), 99, rate_hz=rate_hz)
+        ((before, after),) = model.transfer([given], ctx)
+        made = audio.load(ctx.path(after.files[0]))
+        assert before.id == given.id and after.meta["of"] == given.id
+        assert len(made) == pytest.approx(seconds * RATE_HZ, abs=2)
+        heard = audio.loudness_lufs(audio.load(ctx.path(given.files[0]), RATE_HZ), RATE_HZ)
+        assert audio.loudness_lufs(made, RATE_HZ) == pytest.approx(heard, abs=0.3)
+        assert audio.clipped_share(made) == 0.0
+    ((_, silent),) = model.transfer([item(ctx, np.zeros(4000, dtype=np.float32), 98)], ctx)
+    assert not audio.load(ctx.path(silent.files[0])).any()
+
+
+def test_long_sounds_are_made_in_parts_without_a_seam(
+    trained: tuple[RunContext, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from intaglio.models import _timbre
+
+    ctx, _ = trained
+    model = component().load(ctx.out, device="cpu", threads=1)
+    monkeypatch.setattr(type(model.model), "decode", lambda self, z, generator: _still(self, z))
+    samples = np.concatenate([ping(n) for n in range(10)])
+    whole = model.revoice(samples, 0)
+    monkeypatch.setattr(_timbre, "CHUNK_SECONDS", 1.5)
+    np.testing.assert_allclose(model.revoice(samples, 0), whole, atol=1e-5)
+
+
+def _still(model: Any, z: Any) -> Any:
+    from intaglio.nn import sound as nets
+
+    wave, loud, _ = model.up(z).chunk(3, 1)
+    return nets.join(wave * loud.clamp(-8.0, 4.0).exp() * model.spread_M[:, None])
+
+
+def test_reconstruct_encode_export(trained: tuple[RunContext, dict[str, Any]], tmp_path: Path) -> None:
+    ctx, _ = trained
+    model = component().load(ctx.out, device="cpu", threads=1)
+    items = pings(ctx)[:2]
+    found = list(model.reconstruct(items, ctx))
+    assert [each.id for each, _, _ in found] == [each.id for each in items]
+    assert all(audio.probe(wav).rate_hz == RATE_HZ and 0 < distance < 10 for _, wav, distance in found)
+    codes = list(model.encode(items, ctx))
+    assert len(codes[0]) == 8 and codes[0] != codes[1]
+    assert [path.name for path in component().export(ctx.out, tmp_path / "to")] == ["model.safetensors", "config.json"]
+    again = component().load(tmp_path / "to", device="cpu", threads=1)
+    assert next(iter(again.sample([1], ctx))).id == next(iter(model.sample([1], ctx))).id
+    with pytest.raises(UserError, match="no sound checkpoint"):
+        component().load(tmp_path, device="cpu", threads=1)
+
+
+# ------------------------------------------------------------------------------------------ generate
+def test_generate_new_and_timbre(trained: tuple[RunContext, dict[str, Any]]) -> None:
+    ctx, _ = trained
+    model = component().load(ctx.out, device="cpu", threads=1)
+    new = list(
+        generator.Component(generator.Config(model=("m",), count=3, seconds=0.5)).generate({"model": [model]}, ctx)
+    )
+    assert len({each.id for each in new}) == 3 and all(each.meta["kind"] == "sound" for each in new)
+    given = [*pings(ctx)[:2], item(ctx, np.zeros(4000, dtype=np.float32), 77)]
+    config = generator.Config(model=("m",), items=("a",), mode="timbre")
+    made = list(generator.Component(config).generate({"model": [model], "items": [ItemList(given)]}, ctx))
+    assert [each.parents for each in made] == [(each.id,) for each in given[:2]]
+    assert "1 sounds were silent and were left out" in ctx.warnings
+    for values in ({"mode": "timbre"}, {"mode": "timbre", "items": ("a",), "seconds": 2.0}):
+        with pytest.raises(ValueError):
+            generator.Config(model=("m",), **values)  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------------------------------------ bad input
+def test_bad_recordings_are_left_out_and_said(tmp_path: Path) -> None:
+    ctx = RunContext(tmp_path)
+    broken = ping(1)
+    broken[10] = np.inf
+    out = io.BytesIO()
+    soundfile.write(out, broken, RATE_HZ, format="WAV", subtype="FLOAT")
+    nan = Item(media="audio", files=(ctx.put(out.getvalue(), name="n.wav", mime="audio/wav"),), origin="n.wav")
+    stereo = item(ctx, np.stack([ping(50, 1.0, 11_025)] * 2), 50, rate_hz=11_025)
+    clipped = item(ctx, np.clip(20 * ping(51), -1, 1), 51)
+    short, silent = item(ctx, ping(52)[:200], 52), item(ctx, np.zeros(8000, dtype=np.float32), 53)
+    items = [nan, stereo, clipped, short, silent, *pings(ctx)]
+    metrics = sound.Component(sound.Config(**{**sound.TINY, "rate_hz": None})).fit(ItemList(items), ctx)
+    assert (metrics["skipped"], metrics["rate_hz"], metrics["train_sounds"]) == (3, RATE_HZ, 14)
+    said = " | ".join(ctx.warnings)
+    for words in (
+        "several rates (8000, 11025 Hz)",
+        "3 recordings were left out",
+        "no numbers",
+        "1 recordings are clipped",
+    ):
+        assert words in said, words
+
+
+def test_too_little_is_refused_before_work(tmp_path: Path) -> None:
+    ctx = RunContext(tmp_path)
+    with pytest.raises(UserError, match="too little"):
+        component().fit(ItemList(pings(ctx, 2, 0)), ctx)
+    assert not (ctx.work / "first").exists()
+    with pytest.raises(UserError, match="holds none|hold none"):
+        component().fit(ItemList([]), ctx)
+
+
+def test_estimate_grows_with_the_work() -> None:
+    machine = Machine("cpu", 1, 50.0, 100.0, 8 << 30)
+    tiny, small = (
+        component(size=size, steps=None, width=None).estimate(Size(100), machine) for size in ("tiny", "small")
+    )
+    assert small.seconds > 3 * tiny.seconds and small.bytes >= tiny.bytes
+
+
+# ------------------------------------------------------------------------------------------ resume
+SCRIPT = """
+import sys
+sys.path[:0] = {paths!r}
+from pathlib import Path
+from test_sound import fitted
+fitted(Path({root!r}), steps=400, adversarial=0.5)
+"""
+
+
+def _run(root: Path, *, phase: str | None) -> None:
+    paths = [str(Path(__file__).parent), str(Path(__file__).parent.parent.parent), *sys.path]
+    program = SCRIPT.format(paths=paths, root=str(root))
+    process = subprocess.Popen([sys.executable, "-c", program], start_new_session=True)
+    if phase is not None:
+        state = root / "work" / phase / "good.safetensors"
+        while process.poll() is None and not (state.exists() and _step(state) > 10):
+            time.sleep(0.02)
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+    process.wait(timeout=300)
+    assert process.returncode == 0 or phase is not None
+
+
+def _step(path: Path) -> int:
+    try:
+        return int(load_tensors(path)[1]["state"]["step"])
+    except (ValueError, FileNotFoundError):
+        return 0
+
+
+@pytest.mark.slow
+def test_killed_in_both_phases_and_resumed_it_ends_in_the_same_bytes(tmp_path: Path) -> None:
+    _run(tmp_path / "whole", phase=None)
+    for phase in ("first", "second"):
+        _run(tmp_path / "killed", phase=phase)
+        assert not (tmp_path / "killed" / "out" / "config.json").exists(), "it ended before it was killed: lengthen it"
+    _run(tmp_path / "killed", phase=None)
+    for path in (tmp_path / "whole" / "out").iterdir():
+        assert path.read_bytes() == (tmp_path / "killed" / "out" / path.name).read_bytes(), path.name
