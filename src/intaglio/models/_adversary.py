@@ -114,7 +114,9 @@ def play(
     real_B, fake_B = answers[:count], answers[count : 2 * count]
     answered(real_B, fake_B)
     slope = gan.probed_slope(answers[2 * count :], reach=REACH)  # of as many real pictures as made ones: R1 + R2
-    return gan.relativistic_nats(real_B, fake_B).mean() + rules.gamma * slope.mean(), answers[: 2 * count].detach()
+    penalty = rules.gamma * slope.mean()
+    value = gan.relativistic_nats(real_B, fake_B).mean() + (penalty - penalty.detach())  # shown: the game alone
+    return value, answers[: 2 * count].detach()
 
 
 @torch.no_grad()

@@ -154,7 +154,7 @@ README = """# A generator made by Intaglio
 `model.safetensors` holds all tensors in float32; `config.json` says the shape.
 
 - Input: noise (B, {latents}) from a standard normal, times `truncation`. Where `conditions.kind` is `label`, one-hot
-  rows in the order of `conditions.names` go through `embed` without a bias, each scaled to mean square 1, and stand
+  rows in the order of `conditions.names` go through `embed` without a bias, each scaled to mean square 0.04, and stand
   after the noise; where it is `text`, rows of signed counts of hashed n-grams of the caption
   do (`models/_conditions.py`).
 - `into`: to the coarsest map. `blocks`: residual blocks x + conv(f(conv(f(x)))) with f the leaky rectifier of slope

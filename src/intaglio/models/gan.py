@@ -101,7 +101,7 @@ PATIENCE = 3  # evaluations in a row clearly worse than the best before the trai
 MADE = 2_048  # pictures the last figures are of
 LOW_COVERAGE = 0.3
 USUAL_VARIANCE = 200.0  # summed over the numbers of a picture in [-1, 1]; MNIST has 211
-FIRM = 10.0  # times gamma at the start, when the critic could run away; falling over the first third
+FIRM = 3.0  # times gamma at the start, when the critic could run away; falling over the first third
 SHOWN = 64
 AHEAD = 64
 

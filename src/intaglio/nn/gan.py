@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 MOST = 4  # times the finest width, at the coarsest level
+TOLD = 0.2  # of the noise's size is a condition; as large as the noise, it made the generator draw one picture a class
 _STEEPEST = 12.0  # exp of more than this is no sensible weight
 
 
@@ -181,7 +182,7 @@ class Generator(nn.Module):
 
     def forward(self, z_BZ: Tensor, condition_BK: Tensor | None = None) -> Tensor:
         if self.embed is not None:
-            z_BZ = torch.cat([z_BZ, _unit(self.embed(condition_BK))], 1)
+            z_BZ = torch.cat([z_BZ, TOLD * _unit(self.embed(condition_BK))], 1)
         x = self.into(z_BZ).view(-1, *self.start).contiguous(memory_format=torch.channels_last)
         picture: Tensor | None = None
         for number, (block, shown) in enumerate(zip(self.blocks, self.shown, strict=True)):
