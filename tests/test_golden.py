@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import tomllib
 from collections.abc import Callable
@@ -12,8 +13,10 @@ import pytest
 
 from intaglio.cli import _app
 from intaglio.cli.main import main
+from intaglio.core.errors import MissingExtra
 from intaglio.project.file import read_project
 from intaglio.project.resolve import Resolver
+from tests.contracts import _material as material
 
 ROOT = Path(__file__).parent.parent
 Golden = Callable[[str, str], None]
@@ -74,3 +77,29 @@ def test_dependencies(golden: Golden) -> None:
     groups = {"base": project["dependencies"], **project["optional-dependencies"]}
     names = {group: sorted(re.split(r"[<>=!~ ]", each)[0] for each in found) for group, found in groups.items()}
     golden("dependencies.json", json.dumps(names, indent=2) + "\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", material.names())
+def test_first_20_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The same maths gives the same losses: of each model its first 20 updates, on one thread, in float32.
+
+    Other processors add up in another order: a thousandth is let through.
+    """
+    monkeypatch.setattr("intaglio.nn.device.cpu_multiplies_bf16", lambda: False)
+    try:
+        component = material.component(name, **({"steps": 20} if name in ("gpt", "finetune") else {}))
+        ctx = material.context(name, tmp_path)
+        component.fit(material.tiny_data(ctx, component.takes), ctx)
+    except MissingExtra as error:
+        pytest.skip(str(error))
+    losses = [float(f"{values['loss']:.6g}") for _, values in ctx.curves[:20]]
+    assert len(losses) == 20, "a TINY of 20 updates at least, so that its curve says something"
+    path = ROOT / "tests" / "golden" / "curves" / f"{name}.json"
+    if os.environ.get("INTAGLIO_GOLDEN"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(losses) + "\n")
+    assert path.is_file(), f"{path.name} is missing: run `make golden` and read the diff"
+    assert losses == pytest.approx(json.loads(path.read_text()), rel=1e-3, abs=1e-5), (
+        "other maths: say so, `make golden`"
+    )

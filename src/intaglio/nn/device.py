@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import platform
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -105,3 +107,27 @@ def _now(device: str) -> float:
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
+
+
+COMPILE_SECONDS = {
+    "cpu": 40.0,
+    "cuda": 60.0,
+}  # of a training step of a small network, measured; most of it C++ or ptxas
+COMPILED_GAIN = {"cpu": 0.05, "cuda": 0.25}  # share of the time that is saved by it, cautiously
+
+
+def worth_compiling(seconds_expected: float, device: str) -> bool:
+    """True where ``torch.compile`` gives back more than twice what it costs, for a training expected to take so long.
+
+    On a CPU matrix products are most of the work and compiling does not touch them: it pays from about half an hour
+    on; on a GPU from some eight minutes on. Put ``seconds_expected`` from the estimate, never from a clock, and the
+    answer into the training's ``identity``: compiled and uncompiled steps differ in the last bits.
+    """
+    kind = torch.device(device).type
+    if kind == "cpu" and not _can_compile_for_cpu():
+        return False
+    return seconds_expected * COMPILED_GAIN[kind] > 2.0 * COMPILE_SECONDS[kind]
+
+
+def _can_compile_for_cpu() -> bool:
+    return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))

@@ -163,14 +163,14 @@ class _Run:
                 self._tell()
             if evaluation:
                 self._evaluate()
+            elif self.state.step % max(1, self.plan.steps // CURVE_POINTS) == 0:
+                self._point(None)  # whether a state is written at this step or not: a curve knows no clock
             if self.first and self.preview and _spread(self.state.step, self.plan.steps, self.plan.previews):
                 self._as_sampled(functools.partial(self.preview, self.state.step))
             if evaluation:
                 self._save("last" if self._worse() else "good")
             elif look and time.monotonic() - self.saved >= self.plan.save_seconds:
                 self._save("last")
-            elif self.state.step % max(1, self.plan.steps // CURVE_POINTS) == 0:
-                self._point(None)
         return self._finish()
 
     def _update(self) -> None:

@@ -107,7 +107,7 @@ def _processor() -> str:
 
 def measured(cache: Path, device: str, threads: int) -> Machine:
     """Matmul speed, measured once a machine, torch build and thread count (about half a second), then cached."""
-    name = f"{device}/{threads}/{_processor()}/{_version('torch')}"
+    name = f"2/{device}/{threads}/{_processor()}/{_version('torch')}"  # the first number: how it is measured
     try:
         known: dict[str, list[float]] = json.loads(cache.read_text("utf-8"))
     except (OSError, ValueError):
@@ -130,21 +130,34 @@ def _version(package: str) -> str:
 
 
 def _measure(device: str, threads: int) -> list[float]:
+    """float32 and bfloat16 GFLOP/s of matrix products of the shapes of small trainings: three sizes, of each the median
+    time over about a tenth of a second, not the best: that is the speed a training gets."""
     if importlib.util.find_spec("torch") is None:
         return [20.0 * threads, 20.0 * threads]
     import torch
 
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    speeds = []
-    for dtype in (torch.float32, torch.bfloat16):
-        x = torch.ones(512, 512, dtype=dtype, device=device)
-        best = float("inf")
-        for _ in range(12):
+    try:
+        return [_speed(torch, dtype, device) for dtype in (torch.float32, torch.bfloat16)]
+    finally:
+        torch.set_num_threads(before)
+
+
+def _speed(torch: Any, dtype: Any, device: str) -> float:
+    flops = seconds = 0.0
+    for rows, inner, columns in ((2048, 256, 256), (2048, 256, 1024), (512, 512, 512)):
+        x, w = (
+            torch.ones(rows, inner, dtype=dtype, device=device),
+            torch.ones(inner, columns, dtype=dtype, device=device),
+        )
+        float((x @ w)[0, 0])  # the first one sets the library up
+        times, end = [], time.perf_counter() + 0.1
+        while time.perf_counter() < end or len(times) < 5:
             start = time.perf_counter()
-            y = x @ x
+            y = x @ w
             float(y[0, 0])
-            best = min(best, time.perf_counter() - start)
-        speeds.append(2 * 512**3 / best / 1e9)
-    torch.set_num_threads(before)
-    return speeds
+            times.append(time.perf_counter() - start)
+        flops += 2.0 * rows * inner * columns
+        seconds += sorted(times)[len(times) // 2]
+    return flops / seconds / 1e9
