@@ -51,8 +51,7 @@ class Config(StepConfig):
     flip:        also learn from mirrored pictures; right for faces and fruit, wrong for letters and flags.
     fit:         ``cover`` cuts the middle square, ``contain`` keeps all. background: behind what is transparent.
     images:      how many pictures it sees in all, repeats counted. batch: pictures a step. learning_rate: the peak.
-    gamma:       weight of the gradient penalties, for pictures as unlike each other as digits are (it is raised with
-                 the pictures' variance); more is steadier and slower. The first third of the training has more.
+    gamma:       weight of the gradient penalties; more is steadier and slower. The first third of the training has more.
     truncation:  spread of the noise pictures are drawn from; 1 is what it was trained with, less is safer, more alike.
     publish_px:  prints are enlarged by a whole factor to at most this side; 0 keeps ``size_px``.
     """
@@ -69,7 +68,7 @@ class Config(StepConfig):
     images: int | None = Field(default=None, ge=1)
     batch: int | None = Field(default=None, ge=2, le=65536)
     learning_rate: float | None = Field(default=None, gt=0.0, le=1.0)
-    gamma: float = Field(default=0.3, ge=0.0, le=10_000.0)
+    gamma: float = Field(default=0.2, ge=0.0, le=10_000.0)
     truncation: float = Field(default=1.0, gt=0.0, le=2.0)
     publish_px: int = Field(default=256, ge=0, le=4096)
 
@@ -100,7 +99,6 @@ UPDATED = 0.995  # decay of the averaged weights
 PATIENCE = 3  # evaluations in a row clearly worse than the best before the training is taken back
 MADE = 2_048  # pictures the last figures are of
 LOW_COVERAGE = 0.3
-USUAL_VARIANCE = 200.0  # summed over the numbers of a picture in [-1, 1]; MNIST has 211
 FIRM = 3.0  # times gamma at the start, when the critic could run away; falling over the first third
 SHOWN = 64
 AHEAD = 64
@@ -262,13 +260,11 @@ class Session:
         mean_CHW, spread = _moments(train_pixels)
         self.model.generator.start_from(mean_CHW, spread)
         self.model.to(device)
-        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         edge = np.concatenate([train_pixels[:1000, :, 0], train_pixels[:1000, :, -1]], axis=2)
         border = torch.from_numpy(edge.mean((0, 2), dtype=np.float64) / 127.5 - 1).float().view(-1, 1, 1).to(device)
         kinds = Kinds(mirror=config.flip) if config.augment == "auto" else None
         judge = "heldout" if many else "pairs"
-        variance = spread**2 * mean_CHW.numel()
-        self.rules = game.Rules(gamma=config.gamma * variance / USUAL_VARIANCE, kinds=kinds, border=border, judge=judge)
+        self.rules = game.Rules(gamma=config.gamma, kinds=kinds, border=border, judge=judge)
         self.features = features.load("random", str(device))
         self.real_ND = self.features(self._pixels(self.units))
 
