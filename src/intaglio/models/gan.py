@@ -51,7 +51,7 @@ class Config(StepConfig):
     flip:        also learn from mirrored pictures; right for faces and fruit, wrong for letters and flags.
     fit:         ``cover`` cuts the middle square, ``contain`` keeps all. background: behind what is transparent.
     images:      how many pictures it sees in all, repeats counted. batch: pictures a step. learning_rate: the peak.
-    gamma:       weight of the gradient penalties; more is steadier and slower. The first third of the training has more.
+    gamma:       weight of the gradient penalties; more is steadier and slower. It starts at three times as much.
     truncation:  spread of the noise pictures are drawn from; 1 is what it was trained with, less is safer, more alike.
     publish_px:  prints are enlarged by a whole factor to at most this side; 0 keeps ``size_px``.
     """
