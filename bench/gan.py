@@ -107,24 +107,25 @@ def run_vaegan(digits: np.ndarray, seconds: float, steps: int, seed: int, thread
     from pythae.data.datasets import BaseDataset
     from pythae.models import VAEGAN, VAEGANConfig
     from pythae.samplers import NormalSampler
-    from pythae.trainers import AdversarialTrainer, AdversarialTrainerConfig
+    from pythae.trainers import CoupledOptimizerAdversarialTrainer, CoupledOptimizerAdversarialTrainerConfig
 
     logging.disable(logging.CRITICAL)
     torch.set_num_threads(threads)
     x = torch.from_numpy(digits[:-HELDOUT]).float().view(-1, 1, 28, 28) / 255
     took: list[float] = []
-    config = AdversarialTrainerConfig(
+    config = CoupledOptimizerAdversarialTrainerConfig(
         output_dir=str(folder),
         per_device_train_batch_size=BATCH,
         per_device_eval_batch_size=BATCH,
         num_epochs=max(1, round(steps * BATCH / len(x))),
-        autoencoder_learning_rate=1e-3,
+        encoder_learning_rate=1e-3,
+        decoder_learning_rate=1e-3,
         discriminator_learning_rate=1e-3,
         seed=seed,
         no_cuda=True,
     )
     model = VAEGAN(VAEGANConfig(input_dim=(1, 28, 28), latent_dim=LATENTS))
-    trainer = AdversarialTrainer(model, BaseDataset(x, torch.zeros(len(x))), None, config)
+    trainer = CoupledOptimizerAdversarialTrainer(model, BaseDataset(x, torch.zeros(len(x))), None, config)
     own = trainer.train_step
 
     def train_step(epoch: int) -> Any:
