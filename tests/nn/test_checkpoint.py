@@ -130,6 +130,33 @@ def test_a_header_whose_length_begins_as_a_pickle_does_is_no_pickle(tmp_path: Pa
     assert len(read_meta(tmp_path / "x")["fill"]) == width
 
 
+def test_optimizers_go_on_alike_whatever_the_layout_of_weights(tmp_path: Path) -> None:
+    """Weights that lie channels last: fused AdamW walks weight and state in the order they lie in memory."""
+
+    def made() -> tuple[nn.Module, list[torch.optim.Optimizer]]:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Conv2d(6, 4, 3)).to(memory_format=torch.channels_last)
+        return model, [torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)]
+
+    def update(model: nn.Module, optimizers: list[torch.optim.Optimizer], seed: int) -> None:
+        model(torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(seed))).square().sum().backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+
+    one, first = made()
+    update(one, first, 1)
+    tensors, numbers = pack_optimizers(first)
+    save_tensors(tmp_path / "state", {**tensors, **{f"model.{k}": v for k, v in one.state_dict().items()}})
+    two, second = made()
+    loaded = load_tensors(tmp_path / "state")[0]
+    two.load_state_dict({name[6:]: value for name, value in loaded.items() if name.startswith("model.")})
+    unpack_optimizers(second, loaded, numbers)
+    update(one, first, 2)
+    update(two, second, 2)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+
 def test_a_pickle_never_runs(tmp_path: Path) -> None:
     class Trap:
         def __reduce__(self) -> tuple[object, ...]:

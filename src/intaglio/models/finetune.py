@@ -32,7 +32,7 @@ from intaglio.models._given import Base
 from intaglio.models._given_writer import GivenWriter, special_ids, token_nats
 from intaglio.models._lessons import LEARNED, PLAIN_TEMPLATE, Lessons, Split, batch, conversation, prepare
 from intaglio.models._memory import of_texts
-from intaglio.nn.checkpoint import write_atomic
+from intaglio.nn.checkpoint import read_meta, write_atomic
 from intaglio.nn.device import autocast, fast_dtype, machine, peak_memory_bytes
 from intaglio.nn.loop import Diverged, Plan, Trained, train
 from intaglio.nn.measures import bootstrap_interval
@@ -456,12 +456,14 @@ def _read(folder: Path, *, device: str, config: Config) -> tuple[dict[str, Any],
     """Facts, model (its adapter merged) and tokenizer of a checkpoint. Errors: UserError where it cannot be read."""
     try:
         facts = json.loads((folder / "intaglio.json").read_text("utf-8"))
+        lora = (folder / "adapter_config.json").is_file()
+        if lora:
+            read_meta(folder / "adapter_model.safetensors")  # PEFT would say less of what is wrong
     except (OSError, ValueError) as error:
         raise UserError(
             t("the checkpoint cannot be read: {error}", error=error),
             fix=t("intaglio check --blobs names damaged files; intaglio restore brings them back"),
         ) from error
-    lora = (folder / "adapter_config.json").is_file()
     held = _given.find_again(facts["base"], folder) if lora else folder
     model = _given.open_model(held, device=device, dtype=_precision(device, config))
     if lora:

@@ -411,7 +411,7 @@ def _work_per_picture(shape: fn.Shape) -> tuple[float, int]:
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.device("meta"):
-        model = fn.Velocity(shape)
+        model = fn.Velocity(shape).to("meta")  # with the buffers that come from numbers
         x, time_B = torch.zeros(1, *shape.dims), torch.zeros(1)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             model(x, time_B, time_B)

@@ -159,3 +159,13 @@ def unpack_optimizers(
         groups = optimizer.state_dict()["param_groups"]
         with torch.no_grad():
             optimizer.load_state_dict({"state": state, "param_groups": groups})
+            for parameter, values in optimizer.state.items():
+                for name, value in values.items():
+                    values[name] = _laid_out_as(value, parameter)
+
+
+def _laid_out_as(value: Any, parameter: Tensor) -> Any:
+    """State in the memory layout of its weight (channels last, for instance): fused updates walk both side by side."""
+    if not isinstance(value, Tensor) or value.shape != parameter.shape or value.stride() == parameter.stride():
+        return value
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
