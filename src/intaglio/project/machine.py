@@ -152,7 +152,8 @@ def _speed(torch: Any, dtype: Any, device: str) -> float:
             torch.ones(inner, columns, dtype=dtype, device=device),
         )
         float((x @ w)[0, 0])  # the first one sets the library up
-        times, end = [], time.perf_counter() + 0.1
+        times: list[float] = []
+        end = time.perf_counter() + 0.1
         while time.perf_counter() < end or len(times) < 5:
             start = time.perf_counter()
             y = x @ w
