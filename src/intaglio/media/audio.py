@@ -101,6 +101,8 @@ def resample(samples: Samples, rate_hz: int, to_hz: int) -> Samples:
 def _open(source: Source) -> tuple[AudioInfo, Any]:
     """What it is, and a generator of blocks [T, C]. Errors: Unreadable."""
     mime = sniff.sniff(_head(source)).mime
+    if mime == "audio/mpeg" and _behind_id3(source) == b"fLaC":  # as signing programs write a FLAC's manifest
+        mime = "audio/flac"
     if mime in _SNDFILE:
         _refuse_truncated(source, mime)
         return _open_sndfile(source, mime)
@@ -114,6 +116,19 @@ def _head(source: Source) -> bytes:
         return source[: sniff.HEAD_BYTES]
     with source.open("rb") as file:
         return file.read(sniff.HEAD_BYTES)
+
+
+def _behind_id3(source: Source) -> bytes:
+    """The four bytes behind an ID3 tag, whose length is told in its header by four times seven bits."""
+    head = _head(source)[:10]
+    if head[:3] != b"ID3" or len(head) < 10:
+        return b""
+    place = 10 + sum(part << shift for part, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
+    if isinstance(source, bytes):
+        return source[place : place + 4]
+    with source.open("rb") as file:
+        file.seek(place)
+        return file.read(4)
 
 
 def _refuse_truncated(source: Source, mime: str) -> None:

@@ -56,11 +56,11 @@ class Config(StepConfig):
     seconds: float | None = Field(default=None, ge=0.1, le=10.0)
     width: int | None = Field(default=None, ge=8, le=512, multiple_of=8)
     latents: int | None = Field(default=None, ge=1, le=128)
-    beta: float = Field(default=0.05, ge=0.0, le=10.0)
+    beta: float = Field(default=0.003, ge=0.0, le=10.0)
     steps: int | None = Field(default=None, ge=2)
     batch: int = Field(default=4, ge=1, le=256)
     adversarial: float = Field(default=0.33, ge=0.0, le=0.8)
-    learning_rate: float = Field(default=2e-3, gt=0.0, le=0.1)
+    learning_rate: float = Field(default=3e-3, gt=0.0, le=0.1)
     temperature: float = Field(default=0.8, ge=0.0, le=2.0)
 
 
