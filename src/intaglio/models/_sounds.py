@@ -51,7 +51,7 @@ class Sounds:
         """Sound ``number``, at most its first ``most`` samples."""
         start, end = int(self.starts[number]), int(self.starts[number + 1])
         end = end if most is None else min(end, start + most)
-        return np.asarray(self.samples[start:end], dtype=np.float32) / 32768
+        return np.asarray(self.samples[start:end], dtype=np.float32) / np.float32(32768)
 
     def windows(self, size: int) -> np.ndarray[Any, Any]:
         """int64 [count, 2]: sound and place within it of every window of the training sounds, ``size`` apart."""
@@ -65,7 +65,7 @@ class Sounds:
         """``size`` samples of a sound from ``start``, silence after its end."""
         first = int(self.starts[number]) + start
         cut = self.samples[first : min(first + size, int(self.starts[number + 1]))]
-        return np.pad(np.asarray(cut, dtype=np.float32) / 32768, (0, size - len(cut)))
+        return np.pad(np.asarray(cut, dtype=np.float32) / np.float32(32768), (0, size - len(cut)))
 
 
 def path_of(item: Item, ctx: Context) -> Path:

@@ -148,7 +148,7 @@ class Timbre:
             samples = self._read(item, ctx)
             made = self.revoice(samples, derive(0, item.id))
             pair = [torch.from_numpy(np.pad(each, (0, max(0, 4096 - len(each)))))[None] for each in (samples, made)]
-            yield item, audio.dump_wav(made, self.rate_hz), float(nets.spectral_distance(*pair)[0])
+            yield item, audio.dump_wav(made, self.rate_hz), float(nets.spectral_distance(pair[0], pair[1])[0])
 
     def encode(self, items: Iterable[Item], ctx: Context) -> Iterator[Sequence[float]]:
         """The codes' mean and spread over time, 2 * latents numbers: small distances mean alike sounds."""

@@ -215,7 +215,9 @@ class Lesson:
     def scale(self) -> None:
         """Tell the model how loud each band is, from some training windows."""
         chosen = self.windows[:: max(1, len(self.windows) // 256)][:256]
-        bands = nets.split(self._tensor(np.stack([self.sounds.window(*map(int, row), self.size) for row in chosen])))
+        bands = nets.split(
+            self._tensor(np.stack([self.sounds.window(int(number), int(place), self.size) for number, place in chosen]))
+        )
         spread = bands.square().mean((0, 2)).sqrt()
         self.model.spread_M.copy_(spread.clamp(min=float(spread.max()) * 1e-4))
 
