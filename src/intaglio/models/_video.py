@@ -1,0 +1,192 @@
+"""The network of the video model, the clips or maps of codes it learns over, and its checkpoint.
+
+Shapes:  B clips, T frames, C channels, H height, W width. Frames are floats in [-1, 1], codes are standardized maps.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from intaglio.core.contracts import Context
+from intaglio.core.errors import UserError
+from intaglio.core.i18n import t
+from intaglio.models._flow import IN_MEMORY_BYTES, pixels_to_x
+from intaglio.models._prints import Prints
+from intaglio.models._video_films import Films
+from intaglio.nn import flow
+from intaglio.nn.checkpoint import load_tensors, save_tensors, write_atomic
+from intaglio.nn.device import autocast, fast_dtype
+from intaglio.nn.video import VideoUNet
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """What the network looks like; kept in ``config.json`` of a checkpoint.
+
+    size_px, channels: of what it learns over (pixels, or codes). width: channels at the finest level. blocks: stages a
+    level and side. patch: side of the squares taken as one place. frames, loop: of a clip.
+    """
+
+    size_px: int
+    channels: int
+    width: int
+    blocks: int
+    patch: int
+    frames: int
+    loop: bool
+
+    @property
+    def dims(self) -> tuple[int, int, int, int]:
+        return self.frames, self.channels, self.size_px, self.size_px
+
+
+class Velocity(nn.Module):
+    """The field: x (B, T, C, H, W), time and span (B,), and where known first frames, to a velocity, float32."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.net = VideoUNet(**asdict(shape))
+        self.net.to(memory_format=torch.channels_last)
+
+    def forward(
+        self, x: Tensor, t_B: Tensor, span_B: Tensor, first: Tensor | None = None, known_B: Tensor | None = None
+    ) -> Tensor:
+        return self.net(x, t_B, span_B, first, known_B)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+
+def field(model: Velocity, first_BCHW: Tensor | None = None, known_B: Tensor | None = None) -> flow.Field:
+    """The model as a field, in the machine's fast precision.
+
+    Where ``known_B`` is 1, the first frame stands at ``first_BCHW`` whatever x says, and does not move.
+    """
+    device = str(model.device)
+    dtype = fast_dtype(device)
+
+    def ask(x: Tensor, t_B: Tensor, span_B: Tensor) -> Tensor:
+        with autocast(device, dtype):
+            if first_BCHW is None or known_B is None:
+                return model(x, t_B, span_B)
+            known = known_B.view(-1, 1, 1, 1, 1)
+            start = torch.lerp(x[:, :1], first_BCHW[:, None], known)
+            found = model(torch.cat([start, x[:, 1:]], 1), t_B, span_B, first_BCHW, known_B)
+            return torch.cat([found[:, :1] * (1 - known), found[:, 1:]], 1)
+
+    return ask
+
+
+def loss(model: Velocity, noise: Tensor, x: Tensor, t_B: Tensor, known_B: Tensor) -> Tensor:
+    """Mean squared velocity error of each clip (B,), over the frames that are not given."""
+    ask = field(model, x[:, 0], known_B)
+    wrong = (ask(flow.between(noise, x, t_B), t_B, torch.zeros_like(t_B)) - (x - noise)).square().flatten(2).mean(2)
+    given = torch.zeros_like(wrong)
+    given[:, 0] = known_B
+    return (wrong * (1 - given)).sum(1) / (1 - given).sum(1)
+
+
+def later(times_B: Tensor, frames: int) -> Tensor:
+    """Even times moved towards the noise, as far as clips of so many frames ask for.
+
+    Frames tell the same thing again, so that noise must be stronger until it hides what they show: Esser et al. (2024),
+    arXiv:2403.03206, eq. 23, with the number of frames for that of pixels.
+    """
+    shift = frames**0.5
+    return times_B / (times_B + shift * (1.0 - times_B))
+
+
+def stops(steps: int, frames: int) -> list[float]:
+    """``steps`` + 1 times from 0 to 1 for a sampler, spread as they were learned."""
+    return [float(each) for each in later(torch.linspace(0.0, 1.0, steps + 1, dtype=torch.float64), frames)]
+
+
+# --------------------------------------------------------------------------------------------- what it learns over
+class Lessons:
+    """Clips as x (B, T, C, H, W), float32 on the CPU: frames themselves, or their maps of codes, mirrored by chance.
+
+    Maps are computed once, of each frame and (where ``flip``) of its mirror image, and lie in ``ctx.work``.
+    """
+
+    def __init__(self, films: Films, codes: Prints | None, ctx: Context, *, flip: bool) -> None:
+        self.films, self.codes, self.flip = films, codes, flip
+        self.train = films.clips(train=True)
+        self.judged = films.clips(train=not films.heldout)
+        if not films.heldout:
+            self.judged = self.judged[:: max(1, films.cut.least)]
+        self.dims = codes.map_shape if codes is not None else tuple(films.frames.shape[1:])
+        self._maps = self._encoded(codes, ctx) if codes is not None else None
+        small = films.frames.nbytes <= IN_MEMORY_BYTES
+        self._frames: Any = np.array(films.frames) if small else films.frames
+
+    def _encoded(self, codes: Prints, ctx: Context) -> np.ndarray[Any, Any]:
+        count = len(self.films.frames)
+        stored = np.lib.format.open_memmap(
+            ctx.work / "codes.npy", mode="w+", dtype=np.float32, shape=(2 if self.flip else 1, count, *self.dims)
+        )
+        for start in range(0, count, 256):
+            pixels = np.array(self.films.frames[start : start + 256])
+            stored[0, start : start + 256] = codes.encode_maps(pixels).numpy()
+            if self.flip:
+                stored[1, start : start + 256] = codes.encode_maps(pixels[..., ::-1].copy()).numpy()
+            ctx.progress(start, count, frames=start)
+        return stored
+
+    def x(
+        self,
+        clips_B2: np.ndarray[Any, Any],
+        turn_B: np.ndarray[Any, Any] | None = None,
+        mirrored_B: np.ndarray[Any, Any] | None = None,
+    ) -> Tensor:
+        """These clips; turn_B: of loops, the frame they start at. mirrored_B: which of them are mirrored."""
+        rows_BT = self.films.rows(clips_B2, turn_B)
+        if self._maps is not None:
+            side = np.zeros(len(rows_BT), dtype=np.int64) if mirrored_B is None else mirrored_B.astype(np.int64)
+            return torch.from_numpy(np.array(self._maps[side[:, None], rows_BT]))
+        x = pixels_to_x(self._frames[rows_BT])
+        return (
+            x
+            if mirrored_B is None
+            else torch.where(torch.from_numpy(mirrored_B)[:, None, None, None, None], x.flip(4), x)
+        )
+
+    def pixels(self, clips_B2: np.ndarray[Any, Any]) -> Tensor:
+        """The frames themselves, uint8 (B, T, C, H, W)."""
+        return torch.from_numpy(np.array(self._frames[self.films.rows(clips_B2)]))
+
+    def some(self, clips_N2: np.ndarray[Any, Any], most: int) -> np.ndarray[Any, Any]:
+        """At most so many clips, spread over them all."""
+        return clips_N2[:: -(-len(clips_N2) // most)]
+
+
+# ------------------------------------------------------------------------------------------------------- checkpoint
+def write_checkpoint(folder: Path, model: Velocity, facts: Mapping[str, Any], codes: Prints | None) -> None:
+    """What ``read_checkpoint`` reads: weights, ``config.json``, and below ``codes/`` a copy of the vae it stands on."""
+    save_tensors(folder / "model.safetensors", model.state_dict())
+    write_atomic(folder / "config.json", (json.dumps(dict(facts), indent=1, sort_keys=True) + "\n").encode())
+    if codes is not None:
+        codes.save(folder / "codes")
+
+
+def read_checkpoint(folder: Path, device: str) -> tuple[Velocity, dict[str, Any]]:
+    """Network and ``config.json``. Errors: UserError where the folder holds no video checkpoint."""
+    try:
+        facts = json.loads((folder / "config.json").read_text("utf-8"))
+        if facts["kind"] != "video":
+            raise ValueError(f"kind is {facts['kind']}")
+        model = Velocity(Shape(**facts["shape"]))
+        model.load_state_dict(load_tensors(folder / "model.safetensors", device=device)[0])
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        what = t("this folder holds no video checkpoint ({error})", error=str(error)[:200])
+        raise UserError(what, where=folder.name, fix=t("train it again: intaglio run")) from error
+    return model.to(device).eval(), facts

@@ -1,0 +1,333 @@
+"""Video: learns short clips as a flow with a time axis, makes new ones and loops, and sets pictures in motion.
+
+Papers:  Liu et al. (2022), "Flow Straight and Fast", arXiv:2209.03003, eq. 1; Ho et al. (2022), "Video Diffusion
+         Models", arXiv:2204.03458; Blattmann et al. (2023), "Align your Latents", arXiv:2304.08818 (flow over the codes
+         of a picture autoencoder, with layers along time).
+Code:    written from the papers; differs in: times are moved towards the noise by the number of frames; a given first
+         frame stands still in the flow; loops are learned on a circle of time. Without ``codes`` it learns over pixels:
+         at 32 to 64 a side, on hours of a processor, that is clear where a small autoencoder would blur.
+Licence: ours. Weights inherit the licence of the films they learned from.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from intaglio.core.config import Names, Role, StepConfig
+from intaglio.core.contracts import Context, Dataset, Estimate, Machine, Size
+from intaglio.core.errors import UserError
+from intaglio.core.i18n import t
+from intaglio.media import image as images
+from intaglio.media import video as films_
+from intaglio.models import _video as fn
+from intaglio.models._pictures import Form, choose_side
+from intaglio.models._prints import Prints
+from intaglio.models._prints import read_checkpoint as read_vae
+from intaglio.models._room import check_room
+from intaglio.models._video_figures import DRAWN, figures
+from intaglio.models._video_films import USUAL_FPS, Cut, Films, gather, look
+from intaglio.models._video_prints import Clips, export_folder, sheet, wall
+from intaglio.nn import flow
+from intaglio.nn.checkpoint import write_atomic
+from intaglio.nn.device import fast_dtype, machine
+from intaglio.nn.loop import Plan, train
+from intaglio.nn.optim import Muon, adamw
+from intaglio.nn.order import derive, rows
+
+
+class Config(StepConfig):
+    """Keys of ``[models.x]`` with ``use = "video"``; all but ``data`` have defaults that follow from size and data.
+
+    data:        the films; clips are cut from them, starting at every frame. codes: a ``vae`` step with ``net =
+                 "map"``; the flow then learns over its codes, for more than some 64 pixels a side.
+    size:        ``tiny`` (some minutes on 2 cores), ``small`` (an hour or two), ``base``. size_px: side of the frames
+                 it works on, a multiple of 4. width: channels of the finest level.
+    frames:      of a clip. fps: frames a second; left out: that of most films, at most 8.
+    loop:        clips whose end joins their start: from films that do so themselves and are at most four clips long,
+                 else by going there and back.
+    steps:       how many steps a clip is made in. clips: how many it sees in all, repeats counted. batch: clips a step.
+    learning_rate: Muon's peak. flip: also learn from mirrored films.
+    publish_px:  clips are enlarged by a whole factor to at most this side; 0 keeps ``size_px``.
+    """
+
+    data: Annotated[Names, Role(stages=("data", "optimize"), media=("video",))]
+    codes: Annotated[Names, Role(stages=("models",), media=("image",), many=False)] = ()
+    size: Literal["tiny", "small", "base"] = "small"
+    size_px: int | None = Field(default=None, ge=8, le=256, multiple_of=4)
+    width: int | None = Field(default=None, ge=16, le=1024, multiple_of=16)
+    frames: int = Field(default=12, ge=4, le=64)
+    fps: float | None = Field(default=None, gt=0.0, le=60.0)
+    loop: bool = False
+    steps: int = Field(default=12, ge=2, le=1000)
+    clips: int | None = Field(default=None, ge=1)
+    batch: int = Field(default=8, ge=1, le=4096)
+    learning_rate: float | None = Field(default=None, gt=0.0, le=1.0)
+    flip: bool = False
+    publish_px: int = Field(default=256, ge=0, le=4096)
+
+
+TINY: dict[str, Any] = {
+    "data": "films", "size": "tiny", "size_px": 16, "width": 16, "frames": 6, "clips": 160, "batch": 4, "steps": 3,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Dial:
+    """What ``size`` stands for: largest side, channels, stages a level and side, clips seen."""
+
+    largest_px: int
+    width: int
+    blocks: int
+    clips: int
+
+
+DIALS = {"tiny": Dial(32, 64, 1, 12_000), "small": Dial(48, 64, 2, 64_000), "base": Dial(96, 96, 2, 400_000)}
+GIVEN = 0.5  # share of clips shown with their first frame, so that both ways of beginning are learned
+LOOKED_AT = 48
+SHOWN = 8
+
+
+class Component:
+    """The model stage ``video``."""
+
+    takes = ("video",)
+    makes = "video"
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    # ------------------------------------------------------------------------------------------------------- planning
+    def estimate(self, size: Size, machine: Machine) -> Estimate:
+        """Seconds and bytes for the side the dial allows; films are taken to be a hundred frames long."""
+        config, items = self.config, size.items if size.items is not None else 100
+        side = config.size_px or DIALS[config.size].largest_px
+        return self._estimate(side, 3, items * 100, machine)
+
+    def _estimate(self, side: int, channels: int, frames: int, machine: Machine) -> Estimate:
+        config = self.config
+        shape = self._shape(side // 4, 8) if config.codes else self._shape(side, channels)
+        work, weights = _work_per_clip(shape)
+        rate = 1e9 * max(machine.gflops * 0.7, machine.bf16_gflops * 0.35)
+        steps = self._clips() / config.batch
+        drawn = (2 * DRAWN + 6 * SHOWN + 8) * 2 * config.steps
+        seconds = 6.0 + (3 * self._clips() + 20 * LOOKED_AT + drawn) * work / rate + steps * weights * 120 / rate
+        places = config.frames * shape.size_px**2 // shape.patch**2
+        activations = config.batch * places * shape.width * shape.blocks * 2 * 200
+        stored = min(frames * channels * side * side, 2**30)
+        return Estimate(seconds, 600_000_000 + weights * 28 + activations + stored)
+
+    def _clips(self) -> int:
+        return self.config.clips or DIALS[self.config.size].clips
+
+    def _shape(self, side: int, channels: int) -> fn.Shape:
+        config, dial = self.config, DIALS[self.config.size]
+        patch = 4 if side % 4 == 0 and side > 16 and not config.codes else 2 if side % 2 == 0 and side > 8 else 1
+        return fn.Shape(
+            size_px=side,
+            channels=channels,
+            width=config.width or dial.width,
+            blocks=dial.blocks,
+            patch=patch,
+            frames=config.frames,
+            loop=config.loop,
+        )
+
+    # ------------------------------------------------------------------------------------------------------- training
+    def fit(self, data: Dataset, ctx: Context) -> Mapping[str, Any]:
+        """Train on the films of ``data``; see ``contracts.Model.fit``.
+
+        Errors: UserError where there is no clip to learn from, nothing moves, or it won't fit in memory.
+        """
+        films, config, dial = data.of("video"), self.config, DIALS[self.config.size]
+        if not len(films):
+            raise UserError(
+                t("a video model learns from films, and the named steps hold none"),
+                where=f"[models.{ctx.step}]",
+                fix=t("name a data step with films in 'data'"),
+            )
+        codes = _codes(config, ctx)
+        with machine(device=ctx.device, threads=ctx.threads) as device:
+            seen = look(films, ctx)
+            side = config.size_px or choose_side(seen.side_px, dial.largest_px)
+            form = codes.form if codes is not None else Form(size_px=side, channels=1 if seen.grey else 3)
+            cut = Cut(config.frames, config.fps or min(USUAL_FPS, seen.fps), config.loop)
+            plain = Machine(ctx.device, ctx.threads, 100.0, 100.0, 0)
+            need = self._estimate(form.size_px, form.channels, len(films) * 100, plain).bytes
+            check_room(need, ctx, fix=t("lower size_px, frames, width or batch"))
+            gathered = gather(films, form, cut, ctx)
+            _warn(gathered, ctx)
+            return self._fit(fn.Lessons(gathered, codes, ctx, flip=config.flip), ctx, device)
+
+    def _fit(self, lessons: fn.Lessons, ctx: Context, device: torch.device) -> dict[str, Any]:
+        config, (channels, _, side) = self.config, lessons.dims
+        torch.manual_seed(derive(ctx.seed, "init"))
+        model = fn.Velocity(self._shape(side, channels)).to(device)
+        session = Session(model, lessons, config, ctx)
+        rate = config.learning_rate or 0.02
+        steps = max(2, self._clips() // config.batch)
+        plan = Plan(
+            steps=steps, seed=ctx.seed, per_step=config.batch, unit="clip/s", ema=0.99, warmup=0.05, cooldown=0.6
+        )
+        films = lessons.films
+        found = train(
+            model,
+            session.loss,
+            optimizers=optimizers(model, rate=rate),
+            plan=plan,
+            work=ctx.work,
+            report=ctx,
+            evaluate=session.evaluate if films.heldout else None,
+            preview=session.preview,
+            identity={"shape": asdict(model.shape), "cut": asdict(films.cut), "flip": config.flip, "rate": rate},
+            say=t,
+        )
+        metrics = session.close()
+        metrics |= {"steps": steps, "best_step": found.best_step, "train_seconds": round(found.seconds, 1)}
+        metrics |= {"clips_per_second": round(steps * config.batch / max(found.seconds, 1e-9), 1), "curve": found.curve}
+        write_atomic(ctx.out / "curve.csv", found.csv())
+        return metrics
+
+    # --------------------------------------------------------------------------------------------- after the training
+    def load(self, folder: Path, *, device: str, threads: int) -> Clips:
+        """The checkpoint, ready to make clips."""
+        model, facts = fn.read_checkpoint(folder, device)
+        codes = Prints(*read_vae(folder / "codes", device), threads=threads) if facts["codes"] else None
+        return Clips(model, facts, codes, threads=threads)
+
+    def export(self, folder: Path, to: Path) -> list[Path]:
+        """safetensors, ``config.json`` and a ``README.md`` that says how to read them, with the vae where there is one.
+
+        No other library has this network: diffusers' video networks have other layers.
+        """
+        return export_folder(folder, to)
+
+
+class Session:
+    """What the training loop calls: the loss of a step, the held-out loss, and clips to look at."""
+
+    def __init__(self, model: fn.Velocity, lessons: fn.Lessons, config: Config, ctx: Context) -> None:
+        self.model, self.lessons, self.config, self.ctx = model, lessons, config, ctx
+
+    def loss(self, step: int, generator: torch.Generator) -> Tensor:
+        """Mean squared velocity error of the step's clips, half of them told their first frame."""
+        config, device = self.config, self.model.device
+        chosen = self.lessons.train[rows(step, batch=config.batch, count=len(self.lessons.train), seed=self.ctx.seed)]
+        chance = torch.rand(3, config.batch, generator=generator, device=device)
+        turn = (chance[0] * config.frames).long().cpu().numpy() if config.loop else None
+        mirrored = (chance[1] < 0.5).cpu().numpy() if config.flip else None
+        x = self.lessons.x(chosen, turn, mirrored).to(device)
+        noise = torch.randn(x.shape, generator=generator, device=device)
+        time_B = fn.later(flow.draw_times(len(x), law="uniform", generator=generator), config.frames)
+        return fn.loss(self.model, noise, x, time_B, (chance[2] < GIVEN).float()).mean()
+
+    @torch.no_grad()
+    def evaluate(self) -> Tensor:
+        """Held-out flow loss of each clip, half of them told their first frame; the same chance at every call."""
+        lessons, device = self.lessons, self.model.device
+        generator = torch.Generator().manual_seed(derive(self.ctx.seed, "judge"))
+        found, looked_at = [], lessons.some(lessons.judged, LOOKED_AT)
+        for start in range(0, len(looked_at), 8):
+            x = lessons.x(looked_at[start : start + 8])
+            noise = torch.randn(x.shape, generator=generator)
+            time_B = fn.later(flow.draw_times(len(x), law="uniform", generator=generator), x.shape[1])
+            known_B = (torch.arange(len(x)) % 2).float()
+            found.append(fn.loss(self.model, *(each.to(device) for each in (noise, x, time_B, known_B))))
+        return torch.cat(found).cpu()
+
+    def made(self) -> Clips:
+        """The model as it is now, ready to make clips."""
+        films, config = self.lessons.films, self.config
+        facts = {"kind": "video", "shape": asdict(self.model.shape), "form": asdict(films.form), "fps": films.cut.fps}
+        facts |= {"steps": config.steps, "publish_px": config.publish_px, "codes": self.lessons.codes is not None}
+        return Clips(self.model, facts, self.lessons.codes, threads=self.ctx.threads)
+
+    def preview(self, step: int) -> None:
+        """Four clips, always of the same seeds, a row each."""
+        seeds = [derive(self.ctx.seed, "sheet", number) for number in range(4)]
+        self.ctx.preview(f"step-{step:05d}.png", images.dump(sheet(list(self.made().pixels(seeds)))))
+
+    def close(self) -> dict[str, Any]:
+        """Write the checkpoint, the sheets and an animation; the figures are returned."""
+        lessons, out, films, made = self.lessons, self.ctx.out, self.lessons.films, self.made()
+        drawn = DRAWN if len(lessons.train) > 64 else 16
+        metrics = figures(self.model, lessons, made, seed=self.ctx.seed, drawn=drawn)
+        metrics |= {"size_px": films.form.size_px, "frames": films.cut.frames, "fps": films.cut.fps}
+        metrics |= {"train_films": films.train, "heldout_films": films.heldout, "skipped": films.skipped}
+        metrics |= {"train_clips": len(lessons.train), "heldout_clips": len(lessons.judged) if films.heldout else 0}
+        metrics |= {"parameters": sum(p.numel() for p in self.model.parameters()), "sampling_steps": made.steps}
+        fn.write_checkpoint(out, self.model, {**made.facts, "metrics": metrics}, lessons.codes)
+        seeds = [derive(self.ctx.seed, "sheet", number) for number in range(SHOWN)]
+        clips = made.pixels(seeds)
+        write_atomic(out / "samples.png", images.dump(sheet(list(clips))))
+        write_atomic(out / "samples.webp", films_.dump_webp(wall(clips), films.cut.fps))
+        real = lessons.pixels(lessons.some(lessons.judged, SHOWN // 2))
+        moved = made.pixels(seeds[: len(real)], real[:, 0])
+        pairs = [clip for pair in zip(real, moved, strict=True) for clip in pair]
+        write_atomic(out / "animated.png", images.dump(sheet(pairs)))  # each film above what is made of its start
+        return metrics
+
+
+def optimizers(model: fn.Velocity, *, rate: float) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside, AdamW for those at the edges (frames, times) and everything else."""
+    edges = ("net.told.time", "net.told.span", "net.into", "net.last")
+    inside, others = [], []
+    for name, parameter in model.named_parameters():
+        at_edge = parameter.ndim < 2 or name.startswith(edges) or name.endswith("far")
+        (others if at_edge else inside).append(parameter)
+    dtype = fast_dtype(str(model.device))
+    return [Muon(inside, lr=rate, dtype=dtype), adamw(others, lr=rate * 0.15, betas=(0.9, 0.99))]
+
+
+def _codes(config: Config, ctx: Context) -> Prints | None:
+    """The vae over whose maps to learn, where one is named. Errors: UserError where it keeps none."""
+    if not config.codes:
+        return None
+    where, handle = f"[models.{ctx.step}]", ctx.inputs["codes"][0]
+    if not isinstance(handle, Prints) or handle.map_shape[1] < 2:
+        raise UserError(t("codes names a model that keeps no map"), where=where, fix=t('train a vae with net = "map"'))
+    if config.size_px not in (None, handle.form.size_px):
+        what = t("size_px is {asked}, but the vae works on {side}", asked=config.size_px, side=handle.form.size_px)
+        raise UserError(what, where=where, fix=t("leave size_px out"))
+    return handle
+
+
+def _warn(films: Films, ctx: Context) -> None:
+    if len(films.clips(train=True)) < 64:
+        ctx.warn(
+            t(
+                "only {count} clips to learn from: what is made will be close to them",
+                count=len(films.clips(train=True)),
+            )
+        )
+    if not films.heldout:
+        ctx.warn(t("no film is held out: figures are of the training films, and the last weights are kept"))
+    if films.cut.loop:
+        joined = int(films.joined[: films.train].sum())
+        ctx.warn(
+            t(
+                "{joined} of {count} films join their own start; of the others, loops go there and back",
+                joined=joined,
+                count=films.train,
+            )
+        )
+
+
+@functools.lru_cache(maxsize=16)
+def _work_per_clip(shape: fn.Shape) -> tuple[float, int]:
+    """Floating-point operations of one look at a clip, and the number of weights; told without computing."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"):
+        model = fn.Velocity(shape).to("meta")  # with the buffers that come from numbers
+        x, time_B = torch.zeros(1, *shape.dims), torch.zeros(1)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(x, time_B, time_B)
+    return float(counter.get_total_flops()), sum(p.numel() for p in model.parameters())

@@ -1,0 +1,138 @@
+"""A U-shaped network over clips: the layers of pictures frame by frame, and layers that look along time between them.
+
+Papers:  Ho et al. (2022), "Video Diffusion Models", arXiv:2204.03458 (a picture network with attention over time behind
+         each level); Shaw et al. (2018), arXiv:1803.02155 (attention told how far apart two frames are).
+Code:    written from the papers; differs in: each frame is also mixed with its neighbours in time; of a loop, time is a
+         circle, so that no frame is the first.
+Licence: ours.
+Shapes:  B clips, T frames, N = B T, C channels, H height, W width, E embedding. Frames of a clip lie one after another.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from intaglio.nn.unet import WIDEST, Attention, Block, Told, levels, norm
+
+
+class AlongTime(nn.Module):
+    """Each place mixed with itself in the frames beside it, then looking at itself in every frame; starts as nothing.
+
+    loop: the last frame is beside the first, and how far apart two frames are is told around the circle.
+    """
+
+    apart: Tensor
+
+    def __init__(self, width: int, heads: int, frames: int, *, loop: bool) -> None:
+        super().__init__()
+        self.frames, self.heads, self.loop = frames, heads, loop
+        self.beside = nn.Conv2d(3 * width, width, 1)
+        self.qkv = nn.Conv2d(width, 3 * width, 1, bias=False)
+        self.out = nn.Conv2d(width, width, 1, bias=False)
+        nn.init.zeros_(self.beside.weight)
+        nn.init.zeros_(self.out.weight)
+        self.far = nn.Parameter(torch.zeros(heads, frames if loop else 2 * frames - 1))
+        place = torch.arange(frames)
+        apart = place[None] - place[:, None]
+        self.register_buffer("apart", apart % frames if loop else apart + frames - 1, persistent=False)
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        x = x_NCHW + self.beside(self._neighbours(norm(x_NCHW)))
+        n, c, h, w = x.shape
+        qkv = self.qkv(norm(x)).reshape(n // self.frames, self.frames, 3 * self.heads, c // self.heads, h * w)
+        q, k, v = qkv.permute(0, 4, 2, 1, 3).flatten(0, 1).chunk(3, 1)  # (B H W, heads, T, numbers of a head)
+        scores = (q @ k.mT).float() * q.shape[-1] ** -0.5 + self.far[:, self.apart]
+        seen = (scores.softmax(-1).to(v.dtype) @ v).unflatten(0, (-1, h * w))  # (B, H W, heads, T, numbers)
+        return x + self.out(seen.permute(0, 3, 2, 4, 1).reshape(n, c, h, w).contiguous(memory_format=CHANNELS_LAST))
+
+    def _neighbours(self, y_NCHW: Tensor) -> Tensor:
+        """The frame before, the frame itself and the one behind, as channels; nothing beyond the ends of a clip."""
+        y = y_NCHW.unflatten(0, (-1, self.frames))
+        before, behind = y.roll(1, 1), y.roll(-1, 1)
+        if not self.loop:
+            nothing = torch.zeros_like(y[:, :1])
+            before, behind = torch.cat([nothing, y[:, :-1]], 1), torch.cat([y[:, 1:], nothing], 1)
+        return torch.cat([before, y, behind], 2).flatten(0, 1).contiguous(memory_format=CHANNELS_LAST)
+
+
+CHANNELS_LAST = torch.channels_last
+
+
+class Stage(nn.Module):
+    """A residual block of pictures, then a layer along time."""
+
+    def __init__(self, width: int, told: int, frames: int, *, loop: bool) -> None:
+        super().__init__()
+        self.picture = Block(width, told)
+        self.time = AlongTime(width, max(1, width // 64), frames, loop=loop)
+
+    def forward(self, x_NCHW: Tensor, told_NE: Tensor) -> Tensor:
+        return self.time(self.picture(x_NCHW, told_NE))
+
+
+class VideoUNet(nn.Module):
+    """Clips (B, T, C, H, W), times, spans and (where known) first frames to clips of the same shape.
+
+    size_px: H and W, a multiple of ``patch``. width: channels of the finest level. blocks: stages a level and side.
+    frames: T. loop: clips whose end joins their start.
+    """
+
+    def __init__(
+        self, *, size_px: int, channels: int, width: int, blocks: int, patch: int, frames: int, loop: bool
+    ) -> None:
+        super().__init__()
+        sides = levels(size_px // patch)
+        widths = [width * min(WIDEST, 2**level) for level, _ in enumerate(sides)]
+        told, taken = 4 * width, 2 * channels + 1
+        self.told = Told(width=told, condition=0)
+        self.into = nn.Sequential(nn.PixelUnshuffle(patch), nn.Conv2d(taken * patch**2, width, 3, padding=1))
+
+        def stages(of: int) -> nn.ModuleList:
+            return nn.ModuleList(Stage(of, told, frames, loop=loop) for _ in range(blocks))
+
+        self.down = nn.ModuleList(stages(each) for each in widths)
+        self.up = nn.ModuleList(stages(each) for each in widths)
+        self.attention = Attention(widths[-1], max(1, widths[-1] // 64)) if sides[-1] <= 16 else nn.Identity()
+        self.halve = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in zip(widths, widths[1:], strict=False))
+        self.twice = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in zip(widths, widths[1:], strict=False))
+        self.last = nn.Conv2d(width, channels * patch**2, 3, padding=1)
+        nn.init.zeros_(self.last.weight)
+        self.patch, self.frames = patch, frames
+
+    def forward(
+        self,
+        x_BTCHW: Tensor,
+        t_B: Tensor,
+        span_B: Tensor,
+        first_BCHW: Tensor | None = None,
+        known_B: Tensor | None = None,
+    ) -> Tensor:
+        """known_B: 1 where the first frame is given, 0 where it is not; without it none is."""
+        told_NE = self.told(t_B, span_B, None).repeat_interleave(self.frames, 0)
+        x = self.into(self._shown(x_BTCHW, first_BCHW, known_B).contiguous(memory_format=CHANNELS_LAST))
+        kept: list[Tensor] = []
+        for level, stages in enumerate(self.down):
+            if level:
+                x = self.halve[level - 1](x)
+            for stage in stages:  # type: ignore[attr-defined]
+                x = stage(x, told_NE)
+            kept.append(x)
+        x = self.attention(x)
+        for level in reversed(range(len(kept))):
+            if level < len(kept) - 1:
+                x = F.pixel_shuffle(self.twice[level](x), 2) + kept[level]
+            for stage in self.up[level]:  # type: ignore[attr-defined]
+                x = stage(x, told_NE)
+        found = F.pixel_shuffle(self.last(F.silu(norm(x))), self.patch).float()
+        return found.unflatten(0, (-1, self.frames))
+
+    def _shown(self, x: Tensor, first: Tensor | None, known_B: Tensor | None) -> Tensor:
+        """Every frame with the known first frame behind it, and a plane that is 1 in the frame that is known."""
+        shown, plane = torch.zeros_like(x), torch.zeros_like(x[:, :, :1])
+        if first is not None and known_B is not None:
+            known = known_B.to(x.dtype).view(-1, 1, 1, 1)
+            shown = (first * known)[:, None].expand_as(x)
+            plane[:, 0] = known.expand_as(plane[:, 0])
+        return torch.cat([x, shown, plane], 2).flatten(0, 1)
