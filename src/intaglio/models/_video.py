@@ -24,7 +24,9 @@ from intaglio.models._video_films import Films
 from intaglio.nn import flow
 from intaglio.nn.checkpoint import load_tensors, save_tensors, write_atomic
 from intaglio.nn.device import autocast, fast_dtype
-from intaglio.nn.video import VideoUNet
+from intaglio.nn.video import VideoUNet, later, mixed_noise
+
+SLOWEST = 0.05  # of the way left, for the velocity of what is expected: Li and He (2025), arXiv:2511.13720
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +62,9 @@ class Velocity(nn.Module):
     def forward(
         self, x: Tensor, t_B: Tensor, span_B: Tensor, first: Tensor | None = None, known_B: Tensor | None = None
     ) -> Tensor:
-        return self.net(x, t_B, span_B, first, known_B)
+        """The network tells the data it expects; its velocity from where x is leads there (``SLOWEST``: a bound)."""
+        left = (1.0 - t_B).clamp(min=SLOWEST).view(-1, 1, 1, 1, 1)
+        return (self.net(x, t_B, span_B, first, known_B) - x) / left
 
     @property
     def device(self) -> torch.device:
@@ -87,6 +91,11 @@ def field(model: Velocity, first_BCHW: Tensor | None = None, known_B: Tensor | N
     return ask
 
 
+def draw_times(count: int, frames: int, generator: torch.Generator) -> Tensor:
+    """Times (B,) to learn at, most of them where noise begins to hide what the frames show."""
+    return later(flow.draw_times(count, law="logit-normal", generator=generator), frames)
+
+
 def loss(model: Velocity, noise: Tensor, x: Tensor, t_B: Tensor, known_B: Tensor) -> Tensor:
     """Mean squared velocity error of each clip (B,), over the frames that are not given."""
     ask = field(model, x[:, 0], known_B)
@@ -96,14 +105,10 @@ def loss(model: Velocity, noise: Tensor, x: Tensor, t_B: Tensor, known_B: Tensor
     return (wrong * (1 - given)).sum(1) / (1 - given).sum(1)
 
 
-def later(times_B: Tensor, frames: int) -> Tensor:
-    """Even times moved towards the noise, as far as clips of so many frames ask for.
-
-    Frames tell the same thing again, so that noise must be stronger until it hides what they show: Esser et al. (2024),
-    arXiv:2403.03206, eq. 23, with the number of frames for that of pixels.
-    """
-    shift = frames**0.5
-    return times_B / (times_B + shift * (1.0 - times_B))
+def noise_like(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Noise of clips (B, T, C, H, W), drawn where the generator lies; equal for equal generators and shapes."""
+    own, shared = (torch.randn(of, generator=generator, device=generator.device) for of in (x.shape, x[:, :1].shape))
+    return mixed_noise(own, shared)
 
 
 def stops(steps: int, frames: int) -> list[float]:

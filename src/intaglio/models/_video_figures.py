@@ -49,8 +49,8 @@ def losses(model: fn.Velocity, lessons: fn.Lessons, judged: np.ndarray[Any, Any]
     found: dict[str, list[Tensor]] = {"loss": [], "baseline_loss": [], "animate_loss": [], "still_loss": []}
     for start in range(0, len(judged), 8):
         x = lessons.x(judged[start : start + 8])
-        noise = torch.randn(x.shape, generator=generator)
-        time_B = fn.later(flow.draw_times(len(x), law="uniform", generator=generator), x.shape[1])
+        noise = fn.noise_like(x, generator)
+        time_B = fn.draw_times(len(x), x.shape[1], generator)
         at, wanted = flow.between(noise, x, time_B), x - noise
         there = [each.to(model.device) for each in (noise, x, time_B, torch.zeros(len(x)))]
         found["loss"].append(fn.loss(model, *there).cpu())

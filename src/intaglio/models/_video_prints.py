@@ -83,7 +83,8 @@ class Clips:
     # ----------------------------------------------------------------------------------------------- parts of it
     def noise(self, seed: int) -> Tensor:
         """The noise (T, C, H, W) that ``seed`` stands for."""
-        return torch.randn(self.model.shape.dims, generator=torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(seed)
+        return fn.noise_like(torch.empty(1, *self.model.shape.dims), generator)[0]
 
     @torch.no_grad()
     def pixels(self, seeds: Sequence[int], first_NCHW: Tensor | None = None) -> Tensor:
@@ -155,9 +156,10 @@ README = """# A video model made by Intaglio
 
 `model.safetensors` holds all tensors in float32; `config.json` says the shape.
 
-`net.*` answers clips x (B, T, C, H, W) and a time and a span (B, each; the span is 0) with a velocity. Start from
-standard normal noise at time 0 and go to time 1: `x += (later - time) * net(x, time, 0)`, at times t / (t + s (1 - t))
-for t evenly spread and s the square root of T. A frame is given to it as x's first frame, again behind every frame (C
+`net.*` answers clips x (B, T, C, H, W) and a time and a span (B, each; the span is 0) with the clip that
+is expected at time 1; `v = (net(x, time, 0) - x) / max(1 - time, 0.05)` is the velocity that leads there. Start from
+standard normal noise at time 0, half of whose variance all frames have in common, and go to time 1:
+`x += (later - time) * v`. A frame is given to it as x's first frame, again behind every frame (C
 more channels), and as a plane of ones in the first frame and zeros in the others. At time 1, x is {what}.
 
 The layers are those of `intaglio/nn/video.py`. No other library has this network. The weights inherit the licence of

@@ -35,7 +35,6 @@ from intaglio.models._room import check_room
 from intaglio.models._video_figures import DRAWN, figures
 from intaglio.models._video_films import USUAL_FPS, Cut, Films, gather, look
 from intaglio.models._video_prints import Clips, export_folder, sheet, wall
-from intaglio.nn import flow
 from intaglio.nn.checkpoint import write_atomic
 from intaglio.nn.device import fast_dtype, machine
 from intaglio.nn.loop import Plan, train
@@ -224,8 +223,8 @@ class Session:
         turn = (chance[0] * config.frames).long().cpu().numpy() if config.loop else None
         mirrored = (chance[1] < 0.5).cpu().numpy() if config.flip else None
         x = self.lessons.x(chosen, turn, mirrored).to(device)
-        noise = torch.randn(x.shape, generator=generator, device=device)
-        time_B = fn.later(flow.draw_times(len(x), law="uniform", generator=generator), config.frames)
+        noise = fn.noise_like(x, generator)
+        time_B = fn.draw_times(len(x), config.frames, generator)
         return fn.loss(self.model, noise, x, time_B, (chance[2] < GIVEN).float()).mean()
 
     @torch.no_grad()
@@ -236,8 +235,8 @@ class Session:
         found, looked_at = [], lessons.some(lessons.judged, LOOKED_AT)
         for start in range(0, len(looked_at), 8):
             x = lessons.x(looked_at[start : start + 8])
-            noise = torch.randn(x.shape, generator=generator)
-            time_B = fn.later(flow.draw_times(len(x), law="uniform", generator=generator), x.shape[1])
+            noise = fn.noise_like(x, generator)
+            time_B = fn.draw_times(len(x), x.shape[1], generator)
             known_B = (torch.arange(len(x)) % 2).float()
             found.append(fn.loss(self.model, *(each.to(device) for each in (noise, x, time_B, known_B))))
         return torch.cat(found).cpu()
@@ -278,7 +277,8 @@ class Session:
 def optimizers(model: fn.Velocity, *, rate: float) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside, AdamW for those at the edges (frames, times) and everything else."""
     edges = ("net.told.time", "net.told.span", "net.into", "net.last")
-    inside, others = [], []
+    inside: list[torch.nn.Parameter] = []
+    others: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
         at_edge = parameter.ndim < 2 or name.startswith(edges) or name.endswith("far")
         (others if at_edge else inside).append(parameter)

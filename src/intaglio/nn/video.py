@@ -14,38 +14,55 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from intaglio.nn.unet import WIDEST, Attention, Block, Told, levels, norm
+from intaglio.nn.functions import normalize
+from intaglio.nn.unet import EPS, WIDEST, Block, Told, levels, norm
+
+CHANNELS_LAST = torch.channels_last
+SHARED = 0.5
+TOGETHER = 1024  # places of all frames up to which everything looks at everything; above, each place at itself
 
 
 class AlongTime(nn.Module):
-    """Each place mixed with itself in the frames beside it, then looking at itself in every frame; starts as nothing.
+    """Frames mixed with those beside them, then looking at all frames; starts as nothing.
 
-    loop: the last frame is beside the first, and how far apart two frames are is told around the circle.
+    Where a clip has few places, each looks at every place of every frame, so that what moves is found again; else at
+    itself. loop: the last frame is beside the first, and how far apart two frames are is told around the circle.
     """
 
     apart: Tensor
 
-    def __init__(self, width: int, heads: int, frames: int, *, loop: bool) -> None:
+    def __init__(self, width: int, frames: int, side: int, *, loop: bool) -> None:
         super().__init__()
-        self.frames, self.heads, self.loop = frames, heads, loop
-        self.beside = nn.Conv2d(3 * width, width, 1)
+        self.frames, self.heads, self.loop = frames, max(1, width // 64), loop
+        self.together = frames * side * side <= TOGETHER
+        self.beside = nn.Conv2d(3 * width, width, 3, padding=1)
         self.qkv = nn.Conv2d(width, 3 * width, 1, bias=False)
         self.out = nn.Conv2d(width, width, 1, bias=False)
         nn.init.zeros_(self.beside.weight)
         nn.init.zeros_(self.out.weight)
-        self.far = nn.Parameter(torch.zeros(heads, frames if loop else 2 * frames - 1))
-        place = torch.arange(frames)
-        apart = place[None] - place[:, None]
+        self.far = nn.Parameter(torch.zeros(self.heads, frames if loop else 2 * frames - 1))
+        frame = torch.arange(frames)
+        apart = frame[None] - frame[:, None]
         self.register_buffer("apart", apart % frames if loop else apart + frames - 1, persistent=False)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         x = x_NCHW + self.beside(self._neighbours(norm(x_NCHW)))
         n, c, h, w = x.shape
         qkv = self.qkv(norm(x)).reshape(n // self.frames, self.frames, 3 * self.heads, c // self.heads, h * w)
-        q, k, v = qkv.permute(0, 4, 2, 1, 3).flatten(0, 1).chunk(3, 1)  # (B H W, heads, T, numbers of a head)
-        scores = (q @ k.mT).float() * q.shape[-1] ** -0.5 + self.far[:, self.apart]
-        seen = (scores.softmax(-1).to(v.dtype) @ v).unflatten(0, (-1, h * w))  # (B, H W, heads, T, numbers)
-        return x + self.out(seen.permute(0, 3, 2, 4, 1).reshape(n, c, h, w).contiguous(memory_format=CHANNELS_LAST))
+        bias = self.far[:, self.apart]
+        if self.together:  # (B, heads, T H W, numbers of a head)
+            q, k, v = qkv.permute(0, 2, 1, 4, 3).flatten(2, 3).chunk(3, 1)
+            bias = bias.repeat_interleave(h * w, 1).repeat_interleave(h * w, 2)
+            seen = self._seen(q, k, v, bias).unflatten(2, (self.frames, h * w)).permute(0, 2, 1, 4, 3)
+        else:  # (B H W, heads, T, numbers of a head)
+            q, k, v = qkv.permute(0, 4, 2, 1, 3).flatten(0, 1).chunk(3, 1)
+            seen = self._seen(q, k, v, bias).unflatten(0, (-1, h * w)).permute(0, 3, 2, 4, 1)
+        return x + self.out(seen.reshape(n, c, h, w).contiguous(memory_format=CHANNELS_LAST))
+
+    def _seen(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+        q, k = (normalize(each, eps=EPS, dtype=v.dtype) for each in (q, k))
+        scores = (q @ k.mT) * q.shape[-1] ** -0.5
+        return (scores.float() + bias).softmax(-1).to(v.dtype) @ v
 
     def _neighbours(self, y_NCHW: Tensor) -> Tensor:
         """The frame before, the frame itself and the one behind, as channels; nothing beyond the ends of a clip."""
@@ -57,16 +74,32 @@ class AlongTime(nn.Module):
         return torch.cat([before, y, behind], 2).flatten(0, 1).contiguous(memory_format=CHANNELS_LAST)
 
 
-CHANNELS_LAST = torch.channels_last
+def mixed_noise(own: Tensor, shared: Tensor) -> Tensor:
+    """Noise (..., T, C, H, W) of variance 1 that frames have in part (``SHARED``) in common; both parts are normal.
+
+    Ge et al. (2023), arXiv:2305.10474, eq. 3: what stays the same from frame to frame then needs no agreement between
+    frames. shared: (..., 1, C, H, W).
+    """
+    return SHARED**0.5 * shared + (1.0 - SHARED) ** 0.5 * own
+
+
+def later(times_B: Tensor, frames: int) -> Tensor:
+    """Even times moved towards the noise, as far as clips of so many frames ask for.
+
+    Frames tell the same thing again, so that noise must be stronger until it hides what they show: Esser et al. (2024),
+    arXiv:2403.03206, eq. 23; instead of pixels the frames are counted, less as noise is shared between them.
+    """
+    shift = (SHARED + (1.0 - SHARED) / frames) ** -0.5
+    return times_B / (times_B + shift * (1.0 - times_B))
 
 
 class Stage(nn.Module):
     """A residual block of pictures, then a layer along time."""
 
-    def __init__(self, width: int, told: int, frames: int, *, loop: bool) -> None:
+    def __init__(self, width: int, told: int, frames: int, side: int, *, loop: bool) -> None:
         super().__init__()
         self.picture = Block(width, told)
-        self.time = AlongTime(width, max(1, width // 64), frames, loop=loop)
+        self.time = AlongTime(width, frames, side, loop=loop)
 
     def forward(self, x_NCHW: Tensor, told_NE: Tensor) -> Tensor:
         return self.time(self.picture(x_NCHW, told_NE))
@@ -89,12 +122,11 @@ class VideoUNet(nn.Module):
         self.told = Told(width=told, condition=0)
         self.into = nn.Sequential(nn.PixelUnshuffle(patch), nn.Conv2d(taken * patch**2, width, 3, padding=1))
 
-        def stages(of: int) -> nn.ModuleList:
-            return nn.ModuleList(Stage(of, told, frames, loop=loop) for _ in range(blocks))
+        def stages(of: int, side: int) -> nn.ModuleList:
+            return nn.ModuleList(Stage(of, told, frames, side, loop=loop) for _ in range(blocks))
 
-        self.down = nn.ModuleList(stages(each) for each in widths)
-        self.up = nn.ModuleList(stages(each) for each in widths)
-        self.attention = Attention(widths[-1], max(1, widths[-1] // 64)) if sides[-1] <= 16 else nn.Identity()
+        self.down = nn.ModuleList(map(stages, widths, sides))
+        self.up = nn.ModuleList(map(stages, widths, sides))
         self.halve = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in zip(widths, widths[1:], strict=False))
         self.twice = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in zip(widths, widths[1:], strict=False))
         self.last = nn.Conv2d(width, channels * patch**2, 3, padding=1)
@@ -119,7 +151,6 @@ class VideoUNet(nn.Module):
             for stage in stages:  # type: ignore[attr-defined]
                 x = stage(x, told_NE)
             kept.append(x)
-        x = self.attention(x)
         for level in reversed(range(len(kept))):
             if level < len(kept) - 1:
                 x = F.pixel_shuffle(self.twice[level](x), 2) + kept[level]
