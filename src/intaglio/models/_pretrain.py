@@ -1,0 +1,285 @@
+"""The training of a transformer from nothing on a line of tokens: its size, length, windows, figures and files.
+
+Papers:  Radford et al. (2019), "Language models are unsupervised multitask learners"; layout of Qwen3
+         (``nn/transformer.py``), optimizers Muon and AdamW (``nn/optim.py``).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from intaglio.core.contracts import Context, Dataset, Estimate, Machine, Sampling
+from intaglio.core.errors import StepFailed, UserError
+from intaglio.core.i18n import t
+from intaglio.models._corpus import Corpus, texts_of
+from intaglio.models._tokenizers import TextTokenizer
+from intaglio.models._writer import Writer
+from intaglio.nn import parallel
+from intaglio.nn.checkpoint import load_tensors, save_tensors, write_atomic
+from intaglio.nn.device import fast_dtype
+from intaglio.nn.loop import Diverged, Plan, Trained, train
+from intaglio.nn.optim import muon_and_adamw
+from intaglio.nn.order import derive, places
+from intaglio.nn.transformer import Shape, Transformer, from_qwen3, to_qwen3
+
+EXPORTED = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+MAX_PASSES = 60  # over the training text; more only learns it by heart
+MIN_STEPS = 40
+
+
+class Wanted(Protocol):
+    """What of a component's Config is needed here."""
+
+    @property
+    def size(self) -> str: ...
+    @property
+    def context(self) -> int | None: ...
+    @property
+    def steps(self) -> int | None: ...
+
+
+@dataclass(frozen=True)
+class Dial:
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    hidden: int
+    context: int  # at most
+    tokens: int  # of one update
+    flops: float  # of the whole training, at most
+
+
+SIZES = {
+    "tiny": Dial(4, 128, 4, 4, 344, context=128, tokens=2_048, flops=1.0e13),
+    "small": Dial(6, 256, 8, 8, 688, context=256, tokens=4_096, flops=1.5e14),
+    "base": Dial(12, 512, 8, 4, 1_376, context=512, tokens=16_384, flops=4.0e15),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is decided before training, from config and data alone."""
+
+    shape: Shape
+    batch: int
+    steps: int
+    eval_windows: int
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.batch * self.shape.context
+
+
+def decide(config: Wanted, *, vocab: int, tokens: int, documents: int, heldout_tokens: int = 0) -> Run:
+    """Shape and length of a training, a pure function of config and data: no clock, no machine."""
+    size = SIZES[config.size]
+    usual = 1 << max(4, math.ceil(math.log2(4 * tokens / max(1, documents))))  # room for about four texts
+    context = config.context or max(8, min(size.context, usual, 1 << max(3, int(math.log2(max(2, tokens // 4))))))
+    shape = Shape(
+        vocab=vocab,
+        layers=size.layers,
+        width=size.width,
+        heads=size.heads,
+        kv_heads=size.kv_heads,
+        hidden=size.hidden,
+        context=context,
+    )
+    batch = max(1, min(size.tokens, max(256, tokens // 8)) // context)
+    per_step = batch * context
+    affordable = int(size.flops / (3 * shape.flops_per_token() * per_step))
+    steps = config.steps or max(MIN_STEPS, min(affordable, MAX_PASSES * tokens // per_step))
+    share = max(8_192, steps * per_step // 80)  # 20 evaluations then cost about a twelfth of the training
+    windows = min(max(1, share // context), max(0, heldout_tokens - 1) // context)
+    return Run(shape, batch, steps, windows)
+
+
+def estimate_of(config: Wanted, machine: Machine, *, tokens: int, vocab: int, documents: int) -> Estimate:
+    """Seconds from the multiplications to be done, bytes from weights, optimizer and activations."""
+    run = decide(config, vocab=vocab, tokens=tokens, documents=documents)
+    useful = efficiency(config.size) * (machine.bf16_gflops or machine.gflops) * 1e9
+    flops = 3.2 * run.shape.flops_per_token() * run.tokens_per_step * run.steps
+    reading = tokens / 3e6 + 4
+    weights = run.shape.parameters() * 4 * 6
+    activations = run.tokens_per_step * (run.shape.layers * run.shape.width * 60 + run.shape.vocab * 10)
+    return Estimate(seconds=flops / useful + reading, bytes=int(450e6 + weights + activations))
+
+
+def begin(config: Wanted, corpus: Corpus, ctx: Context) -> tuple[Run, Writer]:
+    """What is decided for this corpus, said where it is thin, and the untrained model ready to write."""
+    counts = corpus.train_counts
+    heldout_tokens = 0 if corpus.heldout is None else len(corpus.heldout)
+    run = decide(
+        config,
+        vocab=corpus.tokenizer.size,
+        tokens=counts.tokens,
+        documents=counts.documents,
+        heldout_tokens=heldout_tokens,
+    )
+    say_what_is_thin(corpus, run, ctx)
+    model = Transformer(run.shape, seed=derive(ctx.seed, "weights")).to(ctx.device)
+    usual = min(1_024, max(32, 2 * counts.tokens // counts.documents))
+    return run, Writer(model, corpus.tokenizer, device=ctx.device, threads=ctx.threads, usual_tokens=usual)
+
+
+def read(folder: Path, *, device: str, threads: int) -> Writer:
+    """The checkpoint ``save`` wrote. Errors: UserError where a file is missing or damaged."""
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+        facts = json.loads((folder / "intaglio.json").read_text("utf-8"))
+        model = from_qwen3(config, load_tensors(folder / "model.safetensors")[0])
+        tokenizer = TextTokenizer.load(folder)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            t("the checkpoint cannot be read: {error}", error=error),
+            fix=t("intaglio check --blobs names damaged files; intaglio restore brings them back"),
+        ) from error
+    return Writer(model.to(device), tokenizer, device=device, threads=threads, usual_tokens=int(facts["usual_tokens"]))
+
+
+def efficiency(size: str) -> float:
+    """Share of the machine's bfloat16 matmul speed that training reaches; from runs on 2 busy cores."""
+    return {"tiny": 0.4, "small": 0.45, "base": 0.5}[size]
+
+
+def say_what_is_thin(corpus: Corpus, run: Run, ctx: Context) -> None:
+    if corpus.heldout is None or run.eval_windows == 0:
+        ctx.warn(
+            t("no text was held out (or too little): quality on unseen text is unknown, and the last state is kept")
+        )
+    if corpus.train_counts.tokens < 20_000:
+        count = corpus.train_counts.characters
+        ctx.warn(t("only {count} characters to learn from: expect fragments, not new texts", count=count))
+
+
+def train_on(writer: Writer, corpus: Corpus, run: Run, ctx: Context) -> Trained:
+    model, dtype = writer.model, fast_dtype(ctx.device)
+    times = max(4, min(20, run.steps // 25))  # short trainings are looked at less often
+    parts = parallel.parts(run.batch)  # one a process that shares the training
+    plan = Plan(
+        steps=run.steps,
+        accumulate=parts,
+        seed=derive(ctx.seed, "train"),
+        per_step=run.tokens_per_step,
+        unit="tok/s",
+        warmup=0.04,
+        cooldown=0.8,
+        evaluations=times,
+        previews=min(5, times),
+    )
+
+    def loss(step: int, gen: torch.Generator) -> Tensor:
+        ids = windows(corpus.train, step, batch=run.batch // parts, context=run.shape.context, seed=plan.seed)
+        return model.loss(ids.to(ctx.device), dtype=dtype)
+
+    def evaluate() -> float:
+        return packed_nats(model, corpus.heldout, windows=run.eval_windows, dtype=dtype)
+
+    def preview(step: int) -> None:
+        sampling = Sampling(max_tokens=min(160, writer.usual_tokens), temperature=0.8)
+        made = writer.complete(["", "", ""], seeds=[1, 2, 3], sampling=sampling)
+        text = "\n\n---\n\n".join(one.text.strip() for one in made)
+        ctx.preview(f"step-{step:06d}.txt", (text + "\n").encode("utf-8", "replace"))
+
+    try:
+        return train(
+            model,
+            loss,
+            optimizers=muon_and_adamw(model, dtype=dtype),
+            plan=plan,
+            work=ctx.work,
+            report=ctx,
+            evaluate=evaluate if run.eval_windows else None,
+            preview=preview,
+            identity={"shape": asdict(run.shape), "batch": run.batch, "corpus": corpus.digest},
+            say=t,
+        )
+    except Diverged as error:
+        raise StepFailed(ctx.step, str(error)) from error
+
+
+def windows(tokens: np.ndarray, step: int, *, batch: int, context: int, seed: int) -> Tensor:
+    """The windows of one step: (batch, context + 1) int64. The line is taken as a ring, cut anew in each pass."""
+    epoch, row = places(step, batch=batch, count=max(1, len(tokens) // context), seed=seed)
+    shift = np.array([derive(seed, "shift", int(number)) % context for number in epoch], dtype=np.int64)
+    index = (row * context + shift)[:, None] + np.arange(context + 1)
+    return torch.from_numpy(tokens[index % len(tokens)].astype(np.int64))
+
+
+@torch.inference_mode()
+def packed_nats(model: Transformer, tokens: Any, *, windows: int, dtype: torch.dtype) -> float:
+    """Mean nats a token over ``windows`` windows side by side, evenly spread over the line ``tokens``."""
+    context, device = model.shape.context, model.embedding.weight.device
+    starts = np.linspace(0, len(tokens) - 1 - context, windows).astype(np.int64)
+    total, together = 0.0, max(1, 8_192 // context)
+    for first in range(0, windows, together):
+        index = starts[first : first + together, None] + np.arange(context + 1)
+        ids = torch.from_numpy(tokens[index].astype(np.int64)).to(device)
+        total += float(model.nats(ids, dtype=dtype).double().sum())
+    return total / (windows * context)
+
+
+def metrics_of(writer: Writer, corpus: Corpus, run: Run, trained: Trained, data: Dataset) -> dict[str, Any]:
+    counts = corpus.train_counts
+    heldout = heldout_figures(writer, data, limit=max(20_000, run.steps * run.tokens_per_step // 10))
+    if corpus.unigram_nats is not None:
+        heldout["baseline_unigram_bits_per_char"] = round(corpus.unigram_nats / math.log(2), 4)
+    return {
+        **heldout,
+        "parameters": run.shape.parameters(),
+        "steps": trained.steps,
+        "best_step": trained.best_step or trained.steps,
+        "train_documents": counts.documents,
+        "train_chars": counts.characters,
+        "train_tokens": counts.tokens,
+        "passes": round(trained.steps * run.tokens_per_step / counts.tokens, 2),
+        "tokenizer": corpus.tokenizer.kind,
+        "vocabulary": corpus.tokenizer.size,
+        "context": run.shape.context,
+        "rollbacks": trained.rollbacks,
+    }
+
+
+def heldout_figures(writer: Writer, data: Dataset, *, limit: int) -> dict[str, Any]:
+    """Nats and bits of the first ``limit`` characters of held-out text, text by text, in float32."""
+    texts: list[str] = []
+    characters = 0
+    for text in texts_of(data, "heldout"):
+        if characters >= limit:
+            break
+        texts.append(text[: limit - characters])
+        characters += len(texts[-1])
+    names = ("heldout_nats_per_char", "heldout_bits_per_char", "heldout_bits_per_byte")
+    if not characters:
+        return {**dict.fromkeys(names), "heldout_chars": 0, "baseline_unigram_bits_per_char": None}
+    nats = sum(writer.nats(texts))
+    size_bytes = sum(len(text.encode("utf-8", "replace")) for text in texts)
+    values = (nats / characters, nats / characters / math.log(2), nats / size_bytes / math.log(2))
+    return {**{n: round(v, 4) for n, v in zip(names, values, strict=True)}, "heldout_chars": characters}
+
+
+def save(out: Path, writer: Writer, metrics: Mapping[str, Any], trained: Trained, *, component: str) -> None:
+    """The finished checkpoint; nothing in it tells a time."""
+    config, tensors = to_qwen3(writer.model)
+    end = writer.tokenizer.end
+    ends = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
+    generation = {**ends, "do_sample": True, "temperature": 0.8, "max_new_tokens": writer.usual_tokens}
+    facts = {"component": component, "usual_tokens": writer.usual_tokens, "metrics": dict(metrics)}
+    for name, value in {
+        "config.json": {**config, **ends},
+        "generation_config.json": generation,
+        "intaglio.json": facts,
+    }.items():
+        write_atomic(out / name, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+    save_tensors(out / "model.safetensors", tensors)
+    write_atomic(out / "curve.csv", trained.csv())
+    writer.tokenizer.save(out, context=writer.context_tokens)
