@@ -53,6 +53,11 @@ def context(name: str, root: Path) -> RunContext:
         first = RunContext(root / "first", seed=5, threads=1)
         component("gpt", steps=8).fit(texts(first), first)
         component("gpt").export(first.out, ctx.project / "given")
+    if name == "codes":
+        first = RunContext(root / "first", seed=5, threads=1)
+        if not (first.out / "model.safetensors").exists():
+            component("vq", images=320).fit(pictures(first), first)
+        ctx.inputs["model"] = [component("vq").load(first.out, device="cpu", threads=1)]
     return ctx
 
 
