@@ -135,12 +135,11 @@ def test_training_beats_the_frequencies_of_places(trained: Any) -> None:
     json.dumps(metrics, allow_nan=False)
 
 
-def test_likelihood_is_that_of_the_codes_of_heldout_pictures(trained: Any) -> None:
+def test_likelihood_is_that_of_the_codes_of_heldout_pictures(trained: Any, tmp_path: Path) -> None:
     """From the checkpoint, picture by picture, by no path of the training's own."""
-    ctx, metrics = trained
-    model = load(ctx)
+    metrics, model, ctx = trained[1], load(trained[0]), RunContext(tmp_path)
     items = discs(ctx, 60, heldout=36)
-    pixels = np.array(gather(items, model.form, RunContext(ctx.root / "again")).pixels)
+    pixels = np.array(gather(items, model.form, ctx).pixels)
     maps = model.codes(pixels[60:]).flatten(1)
     told = model.conditions.rows([str(item.meta["label"]) for item in items.split("heldout")]).argmax(1)
     with torch.no_grad():
@@ -175,6 +174,7 @@ def test_prints_are_their_seeds_and_the_vq_lends_the_rest(trained: Any, tokenize
     assert torch.equal(model.draw(model.maps([1])), model.pixels([1]))
 
 
+@pytest.mark.slow
 def test_same_seed_same_bytes_also_when_it_was_stopped_half_way(
     tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,14 +195,17 @@ def test_same_seed_same_bytes_also_when_it_was_stopped_half_way(
         assert path.read_bytes() == (part.out / path.relative_to(whole.out)).read_bytes(), path.name
 
 
-def test_codes_of_mirrored_pictures_are_kept_and_taken_up(tmp_path: Path, tokenizer: Any) -> None:
+def test_codes_of_mirrored_pictures_are_kept_and_taken_up(
+    tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ctx = RunContext(tmp_path)
     shard = gather(discs(ctx, 5), tokenizer.form, ctx)
     stored = _coded.encoded(shard, tokenizer, ctx, flip=True)
     assert stored.shape == (2, 5, 16) and stored.dtype == np.uint16
     assert np.array_equal(stored[1].reshape(5, 4, 4), tokenizer.codes(shard.pixels[..., ::-1].copy()).numpy())
     assert not np.array_equal(stored[0], stored[1])
-    again = _coded.encoded(shard, None, ctx, flip=True)  # type: ignore[arg-type]
+    monkeypatch.setattr(tokenizer, "codes", None)
+    again = _coded.encoded(shard, tokenizer, ctx, flip=True)
     assert np.array_equal(again, stored)
 
 

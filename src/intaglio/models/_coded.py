@@ -232,8 +232,10 @@ class Coded:
                 side = picture.width * self.factor
                 picture = picture.resize((side, side), Image.Resampling.LANCZOS) if self.factor > 1 else picture
                 file = ctx.put(images.dump(picture), name=f"print-{seed}.png", mime="image/png")
-                meta = {"width_px": side, "height_px": side, "native_px": self.form.size_px, "seed": seed}
-                meta |= {"temperature": self.sampling.temperature} | ({"label": name} if name else {})
+                meta: dict[str, Any] = {"width_px": side, "height_px": side, "native_px": self.form.size_px}
+                meta |= {"seed": seed, "temperature": self.sampling.temperature}
+                if name:
+                    meta["label"] = name
                 yield Item(media="image", files=(file,), meta=meta)
 
     def asked(self, seeds: Sequence[int], labels: Sequence[str] = ()) -> list[str]:
