@@ -241,7 +241,7 @@ class Coded:
     def asked(self, seeds: Sequence[int], labels: Sequence[str] = ()) -> list[str]:
         """The label of each seed; empty words where the model knows none. Errors: UserError for an unknown label."""
         if self.conditions.kind == "none":
-            if labels:
+            if any(labels):
                 what = t("this model was trained with condition = '{kind}': it cannot be asked for that", kind="none")
                 raise UserError(what, fix=t("set condition in its [models] section, and run again"))
             return [""] * len(seeds)
