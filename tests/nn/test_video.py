@@ -92,3 +92,14 @@ def test_times_move_towards_the_noise_and_keep_their_ends() -> None:
     assert torch.equal(video.later(times, 1), times)
     moved = video.later(times, 12)
     assert moved[0] == 0 and moved[-1] == 1 and (moved[1:-1] < times[1:-1]).all() and (moved.diff() > 0).all()
+
+
+def test_a_known_frame_is_kept_as_far_as_the_network_says() -> None:
+    net, (x, time_B) = network(loop=False), clips()
+    first = torch.full((2, 3, 8, 8), 7.0)
+    torch.nn.init.zeros_(net.last.weight)
+    net.last.bias.data[:] = torch.tensor([1.0, 2.0, 3.0, 0.0])
+    with torch.no_grad():
+        found = net(x, time_B, 0 * time_B, first, torch.tensor([1.0, 0.0]))
+    assert found[0, 2, :, 0, 0].tolist() == pytest.approx([4.0, 4.5, 5.0])
+    assert found[1, 2, :, 0, 0].tolist() == pytest.approx([1.0, 2.0, 3.0])

@@ -62,13 +62,8 @@ class Velocity(nn.Module):
     def forward(
         self, x: Tensor, t_B: Tensor, span_B: Tensor, first: Tensor | None = None, known_B: Tensor | None = None
     ) -> Tensor:
-        """The network tells the data it expects, as what differs from a known first frame that stands still.
-
-        The velocity from where x is leads there (``SLOWEST``: a bound).
-        """
+        """The network tells the data it expects; its velocity from where x is leads there (``SLOWEST``: a bound)."""
         expected = self.net(x, t_B, span_B, first, known_B)
-        if first is not None and known_B is not None:
-            expected = expected + (first * known_B.view(-1, 1, 1, 1))[:, None]
         return (expected - x) / (1.0 - t_B).clamp(min=SLOWEST).view(-1, 1, 1, 1, 1)
 
     @property

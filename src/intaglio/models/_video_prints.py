@@ -160,7 +160,8 @@ README = """# A video model made by Intaglio
 is expected at time 1; `v = (net(x, time, 0) - x) / max(1 - time, 0.05)` is the velocity that leads there. Start from
 standard normal noise at time 0, half of whose variance all frames have in common, and go to time 1:
 `x += (later - time) * v`. A frame is given to it as x's first frame, again behind every frame (C
-more channels), and as a plane of ones in the first frame and zeros in the others; what the network tells is then added to that frame. At time 1, x is {what}.
+more channels), and as a plane of ones in the first frame and zeros in the others; the network's last channel
+says (by a sigmoid) how much of that frame is to be seen in the place of its other channels. At time 1, x is {what}.
 
 The layers are those of `intaglio/nn/video.py`. No other library has this network. The weights inherit the licence of
 the films they learned from.

@@ -129,7 +129,7 @@ class VideoUNet(nn.Module):
         self.up = nn.ModuleList(map(stages, widths, sides))
         self.halve = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in zip(widths, widths[1:], strict=False))
         self.twice = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in zip(widths, widths[1:], strict=False))
-        self.last = nn.Conv2d(width, channels * patch**2, 3, padding=1)
+        self.last = nn.Conv2d(width, (channels + 1) * patch**2, 3, padding=1)
         nn.init.zeros_(self.last.weight)
         self.patch, self.frames = patch, frames
 
@@ -141,23 +141,29 @@ class VideoUNet(nn.Module):
         first_BCHW: Tensor | None = None,
         known_B: Tensor | None = None,
     ) -> Tensor:
-        """known_B: 1 where the first frame is given, 0 where it is not; without it none is."""
+        """known_B: 1 where the first frame is given, 0 where it is not; without it none is.
+
+        Of a given frame, the network tells at each pixel of each frame how much of it is still to be seen there.
+        """
         told_NE = self.told(t_B, span_B, None).repeat_interleave(self.frames, 0)
         x = self.into(self._shown(x_BTCHW, first_BCHW, known_B).contiguous(memory_format=CHANNELS_LAST))
-        kept: list[Tensor] = []
+        joined: list[Tensor] = []
         for level, stages in enumerate(self.down):
             if level:
                 x = self.halve[level - 1](x)
             for stage in stages:  # type: ignore[attr-defined]
                 x = stage(x, told_NE)
-            kept.append(x)
-        for level in reversed(range(len(kept))):
-            if level < len(kept) - 1:
-                x = F.pixel_shuffle(self.twice[level](x), 2) + kept[level]
+            joined.append(x)
+        for level in reversed(range(len(joined))):
+            if level < len(joined) - 1:
+                x = F.pixel_shuffle(self.twice[level](x), 2) + joined[level]
             for stage in self.up[level]:  # type: ignore[attr-defined]
                 x = stage(x, told_NE)
-        found = F.pixel_shuffle(self.last(F.silu(norm(x))), self.patch).float()
-        return found.unflatten(0, (-1, self.frames))
+        found = F.pixel_shuffle(self.last(F.silu(norm(x))), self.patch).float().unflatten(0, (-1, self.frames))
+        clip, kept_BT1HW = found[:, :, :-1], found[:, :, -1:].sigmoid()
+        if first_BCHW is None or known_B is None:
+            return clip
+        return torch.lerp(clip, first_BCHW[:, None], kept_BT1HW * known_B.view(-1, 1, 1, 1, 1))
 
     def _shown(self, x: Tensor, first: Tensor | None, known_B: Tensor | None) -> Tensor:
         """Every frame with the known first frame behind it, and a plane that is 1 in the frame that is known."""
