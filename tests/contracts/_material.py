@@ -63,6 +63,8 @@ def context(name: str, root: Path) -> RunContext:
 
 def tiny_data(ctx: RunContext, takes: tuple[str, ...]) -> ItemList:
     """Items of the first medium a component takes."""
+    if takes == ("text", "audio"):
+        return tunes(ctx)
     return {"text": texts, "image": pictures, "audio": sounds, "video": films}[takes[0]](ctx)
 
 
@@ -75,6 +77,15 @@ def texts(ctx: RunContext) -> ItemList:
         chance = random.Random(number)
         lines = [" ".join(chance.choice(WORDS) for _ in range(7)).capitalize() + "." for _ in range(6)]
         return Item(media="text", text="\n".join(lines) + "\n", split=_split(number), origin=f"{number}.txt")
+
+    return ItemList(one(number) for number in range(COUNT))
+
+
+def tunes(ctx: RunContext) -> ItemList:
+    def one(number: int) -> Item:
+        chance = random.Random(number)
+        bars = "|".join("".join(chance.choice("DEFGABcd") for _ in range(6)) for _ in range(4))
+        return Item(media="text", text=f"X:{number}\nM:6/8\nL:1/8\nK:G\n{bars}|]\n", split=_split(number))
 
     return ItemList(one(number) for number in range(COUNT))
 

@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -64,8 +64,9 @@ def texts_of(data: Dataset, split: str) -> Iterator[str]:
             yield item.text
 
 
-def prepare(data: Dataset, ctx: Context, *, kind: str) -> Corpus:
-    """Count, choose and train the tokenizer (``auto`` or one of ``KINDS``), write both splits below ``ctx.work``.
+def prepare(data: Dataset, ctx: Context, *, kind: str | Callable[[Dataset], TextTokenizer]) -> Corpus:
+    """Count, choose and train the tokenizer (``auto`` or one of ``KINDS``, or made by a function of the data), write
+    both splits below ``ctx.work``.
 
     What an earlier, killed call finished is used again. Errors: UserError where there is no text to learn from.
     """
@@ -86,7 +87,7 @@ def prepare(data: Dataset, ctx: Context, *, kind: str) -> Corpus:
     )
 
 
-def _write(data: Dataset, ctx: Context, folder: Path, kind: str) -> None:
+def _write(data: Dataset, ctx: Context, folder: Path, kind: str | Callable[[Dataset], TextTokenizer]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     ctx.progress(0, 1, doing=t("counting"))
     counts = count_characters(texts_of(data, "train"))
@@ -96,7 +97,10 @@ def _write(data: Dataset, ctx: Context, folder: Path, kind: str) -> None:
             where=ctx.step,
             fix=t("name a data step with texts in `data`, and see what it skipped: intaglio show"),
         )
-    tokenizer = _tokenizer(data, counts, choose_kind(counts) if kind == "auto" else kind)
+    if isinstance(kind, str):
+        tokenizer = _tokenizer(data, counts, choose_kind(counts) if kind == "auto" else kind)
+    else:
+        tokenizer = kind(data)
     tokenizer.save(folder, context=0)
     dtype = "uint16" if tokenizer.size <= 0x10000 else "uint32"
     facts: dict[str, object] = {"dtype": dtype}

@@ -267,13 +267,13 @@ def heldout_figures(writer: Writer, data: Dataset, *, limit: int) -> dict[str, A
     return {**{n: round(v, 4) for n, v in zip(names, values, strict=True)}, "heldout_chars": characters}
 
 
-def save(out: Path, writer: Writer, metrics: Mapping[str, Any], trained: Trained, *, component: str) -> None:
-    """The finished checkpoint; nothing in it tells a time."""
+def save(out: Path, writer: Writer, metrics: Mapping[str, Any], trained: Trained, **facts: Any) -> None:
+    """The finished checkpoint; nothing in it tells a time. facts: what else ``intaglio.json`` holds: ``component``."""
     config, tensors = to_qwen3(writer.model)
     end = writer.tokenizer.end
     ends = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
     generation = {**ends, "do_sample": True, "temperature": 0.8, "max_new_tokens": writer.usual_tokens}
-    facts = {"component": component, "usual_tokens": writer.usual_tokens, "metrics": dict(metrics)}
+    facts |= {"usual_tokens": writer.usual_tokens, "metrics": dict(metrics)}
     for name, value in {
         "config.json": {**config, **ends},
         "generation_config.json": generation,

@@ -100,7 +100,7 @@ class TextTokenizer:
             raise ValueError(f"{path.name} is no readable tokenizer: {error}") from error
         model = json.loads(tokenizer.to_str())["model"]
         if model.get("byte_fallback", False):
-            return cls(tokenizer, "char")
+            return cls(tokenizer, "notes" if model.get("ignore_merges", False) else "char")
         return cls(tokenizer, "byte" if not model["merges"] and len(model["vocab"]) == 257 else "bpe")
 
 

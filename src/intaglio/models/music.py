@@ -1,0 +1,316 @@
+"""Music: a small GPT over tunes, one token a pitch, length and bar line, whose bars come out whole; as sound and score.
+
+Papers:  Sturm et al. (2016), "Music transcription modelling and composition using deep learning", arXiv:1604.08723
+         (tunes in ABC as tokens); Radford et al. (2019), as ``models/gpt.py``, whose network and training these are.
+Code:    ours. Learns from tunes in ABC and from MIDI files, of which the upper voice is taken.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from intaglio.core.config import Names, Role, StepConfig
+from intaglio.core.contracts import Context, Dataset, Estimate, Item, Machine, Sampling, Size
+from intaglio.core.errors import UserError
+from intaglio.core.i18n import t
+from intaglio.media import Unreadable, music
+from intaglio.models._corpus import Corpus, prepare
+from intaglio.models._memory import of_texts
+from intaglio.models._notes import Form, Rules, plain, tokenizer_of, tune_from
+from intaglio.models._pretrain import EXPORTED, begin, estimate_of, metrics_of, read, save, train_on
+from intaglio.models._writer import Writer
+from intaglio.nn.checkpoint import write_atomic
+from intaglio.nn.device import machine, peak_memory_bytes
+from intaglio.nn.order import derive
+from intaglio.nn.sampling import SLOTS
+
+TEMPERATURE, MIN_P = 0.9, 0.03
+JUDGED = 24  # tunes drawn for the figures, with and without the rules
+SHOWN = 3
+TOKENS_OF_A_BAR = 20  # at most, nearly always
+
+
+class Config(StepConfig):
+    """The dial is ``size``; the rest follows from it and from the tunes.
+
+    size:    ``tiny`` (a minute or two on 2 cores), ``small`` (a quarter of an hour), ``base`` (an evening, or a GPU).
+    context: tokens the model sees at once; left out, it follows from the length of the tunes.
+    steps:   updates of the weights; left out, from size and tunes.
+    bars:    a tune that has so many is brought to its end.
+    """
+
+    data: Annotated[Names, Role(stages=("data", "optimize"), media=("text", "audio"))]
+    size: Literal["tiny", "small", "base"] = "small"
+    context: int | None = Field(default=None, ge=8, le=32_768)
+    steps: int | None = Field(default=None, ge=1, le=10_000_000)
+    bars: int = Field(default=48, ge=2, le=400)
+
+
+TINY: dict[str, Any] = {"size": "tiny", "context": 16, "steps": 4, "bars": 4}
+
+
+class Component:
+    """Stage ``models``: trains on tunes, makes tunes as sound, MIDI, ABC and score."""
+
+    takes = ("text", "audio")
+    makes = "audio"
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def estimate(self, size: Size, machine: Machine) -> Estimate:
+        """As a GPT of the same size: a token is about two bytes of ABC."""
+        tokens = max(1_000, (size.bytes or 1_000_000) // 2)
+        found = estimate_of(self.config, machine, tokens=tokens, vocab=512, documents=size.items or 1)
+        return Estimate(found.seconds + 30, found.bytes)  # the tunes drawn and judged
+
+    def fit(self, data: Dataset, ctx: Context) -> Mapping[str, Any]:
+        """Train on the tunes of ``data``; the checkpoint in ``ctx.out`` is one that ``transformers`` loads.
+
+        Returns figures: held-out bits a token and a character beside unigram, the share of whole bars with and without
+        the rules, memorization. Errors: UserError where there is no tune.
+        """
+        with machine(device=ctx.device, threads=ctx.threads):
+            tunes = Tunes.gathered(data, ctx)
+            corpus = prepare(tunes, ctx, kind=tokenizer_of)
+            run, writer = begin(self.config, corpus, ctx)
+            trained = train_on(writer, corpus, run, ctx)
+            ctx.progress(run.steps, run.steps, doing=t("measuring on held-out tunes"))
+            player = Player(writer, bars=self.config.bars)
+            metrics = {**metrics_of(writer, corpus, run, trained, tunes), **per_token(corpus)}
+            bits = metrics["heldout_bits_per_char"]
+            if bits is not None:
+                heard = corpus.heldout_counts
+                metrics["heldout_bits_per_token"] = round(bits * heard.characters / (heard.tokens - heard.documents), 4)
+            metrics |= {"left_out": tunes.left_out, **judge(player, ctx.seed)}
+            metrics["memorization"] = of_texts(writer, tunes, seed=ctx.seed, tokens=writer.usual_tokens)
+            save(ctx.out, writer, metrics, trained, component="models/music", bars=self.config.bars)
+            _show(player, ctx)
+        return {**metrics, "seconds": round(trained.seconds, 2), "peak_bytes": peak_memory_bytes(ctx.device)}
+
+    def load(self, folder: Path, *, device: str, threads: int) -> Player:
+        """The checkpoint written by ``fit``. Errors: UserError where a file is missing or damaged."""
+        writer = read(folder, device=device, threads=threads)
+        facts = json.loads((folder / "intaglio.json").read_text("utf-8"))
+        return Player(writer, bars=int(facts.get("bars", 48)))
+
+    def export(self, folder: Path, to: Path) -> list[Path]:
+        """A folder for ``transformers.AutoModelForCausalLM.from_pretrained``; it writes the plain ABC of the tunes."""
+        to.mkdir(parents=True, exist_ok=True)
+        return [Path(shutil.copyfile(folder / name, to / name)) for name in EXPORTED]
+
+
+# ------------------------------------------------------------------------------------------------------------ the tunes
+class Tunes:
+    """``core.contracts.Dataset`` over the plain texts of tunes, one a line, read from a file a split."""
+
+    def __init__(self, folder: Path, splits: Sequence[str], counts: Mapping[str, int]) -> None:
+        self.folder, self.splits, self.counts = folder, tuple(splits), counts
+        self.left_out = counts["left_out"]
+
+    @classmethod
+    def gathered(cls, data: Dataset, ctx: Context) -> Tunes:
+        """Every tune of ``data`` read, each once, into ``ctx.work``; what is none is left out and said.
+
+        Errors: UserError where no tune for training is left.
+        """
+        folder = ctx.work / "tunes"
+        if not (folder / "counts.json").exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            counts = _gather(data, folder, ctx)
+            write_atomic(folder / "counts.json", json.dumps(counts).encode())
+        counts = json.loads((folder / "counts.json").read_text("utf-8"))
+        if not counts["train"]:
+            raise UserError(
+                t("there is no tune to learn from in its data"),
+                where=f"[models.{ctx.step}]",
+                fix=t("name a data step that reads tunes in ABC (.abc) or MIDI files (.mid)"),
+            )
+        return cls(folder, ("train", "heldout"), counts)
+
+    def __len__(self) -> int:
+        return sum(self.counts[split] for split in self.splits)
+
+    def __iter__(self) -> Iterator[Item]:
+        for split in self.splits:
+            with (self.folder / f"{split}.jsonl").open("r", encoding="utf-8") as file:
+                yield from (Item(media="text", text=json.loads(line), split=split) for line in file)
+
+    def split(self, name: str) -> Tunes:
+        return Tunes(self.folder, [each for each in self.splits if each == name], self.counts)
+
+    def of(self, *media: str) -> Tunes:
+        return self if "text" in media else Tunes(self.folder, (), self.counts)
+
+
+def _gather(data: Dataset, folder: Path, ctx: Context) -> dict[str, int]:
+    counts, reason = {"train": 0, "heldout": 0, "left_out": 0}, ""
+    seen: set[int] = set()  # training comes first: no held-out tune is one of it
+    for split in ("train", "heldout"):
+        with (folder / f"{split}.part").open("w", encoding="utf-8") as file:
+            for item in data.split(split):
+                try:
+                    text = plain(_tune_of(item, ctx))
+                except (Unreadable, FileNotFoundError) as error:
+                    counts["left_out"] += 1
+                    reason = reason or f"{item.origin}: {error}"
+                    continue
+                if _number(text) not in seen:
+                    seen.add(_number(text))
+                    file.write(json.dumps(text) + "\n")
+                    counts[split] += 1
+        os.replace(folder / f"{split}.part", folder / f"{split}.jsonl")
+    if counts["left_out"]:
+        ctx.warn(t("{count} items were left out; the first: {reason}", count=counts["left_out"], reason=reason))
+    return counts
+
+
+def _number(text: str) -> int:
+    return derive(0, text.partition("K:")[2])
+
+
+def _tune_of(item: Item, ctx: Context) -> music.Tune:
+    """The tune of an item: its ABC, or the upper voice of its MIDI file. Errors: Unreadable."""
+    if item.media == "text" or item.meta.get("abc"):
+        text = item.text if item.media == "text" else str(item.meta["abc"])
+        if not music.looks_like_abc(text):
+            raise Unreadable(t("no tune in ABC"))
+        return music.parse(text)
+    for file in item.files:
+        if file.mime == "audio/midi":
+            return music.tune_of(music.read_midi(ctx.path(file).read_bytes()))
+    raise Unreadable(t("a recording, not a MIDI file"))
+
+
+# ------------------------------------------------------------------------------------------------------------ playing
+class Player:
+    """A trained model ready to make tunes (``core.contracts.LoadedModel``)."""
+
+    makes = "audio"
+
+    def __init__(self, writer: Writer, *, bars: int) -> None:
+        self.writer, self.bars = writer, bars
+        self.rules = Rules(writer.tokenizer, bars=bars)
+
+    def texts(self, seeds: Sequence[int], *, start: str = "", ruled: bool = True) -> list[str]:
+        """A tune a seed in plain ABC, whole and ended; ``start`` is how each begins, such as ``M:6/8``, a line each.
+
+        ruled: False lets the bars come out as they will, to see what the rules are good for.
+        """
+        most = max(64, (self.bars + 8) * TOKENS_OF_A_BAR)
+        sampling = Sampling(max_tokens=most, temperature=TEMPERATURE, min_p=MIN_P)
+        found: list[str] = []
+        for first in range(0, len(seeds), SLOTS):
+            some = seeds[first : first + SLOTS]
+            forms = [Form(self.rules, start) if ruled else None for _ in some]
+            made = self.writer.complete([start] * len(some), seeds=some, sampling=sampling, constraints=forms)
+            found += [_ended(start + each.text) if ruled else start + each.text for each in made]
+        return found
+
+    def sample(self, seeds: Sequence[int], ctx: Context) -> Iterator[Item]:
+        """A tune a seed: ``tune.wav``, ``tune.mid``, ``tune.abc`` and ``score.png``."""
+        for first in range(0, len(seeds), SLOTS):
+            some = seeds[first : first + SLOTS]
+            for seed, text in zip(some, self.texts(some), strict=True):
+                yield _item(text, seed, ctx)
+            ctx.progress(min(len(seeds), first + SLOTS), len(seeds))
+
+
+def _ended(text: str) -> str:
+    """A tune cut at its last whole bar, with its last sign, where there was no room to end it."""
+    if text.endswith(("|]", ":|")) or text.count("|") < 2:
+        return text if text.endswith(("|]", ":|")) else f"{text}|]"
+    return text[: text.rindex("|")].rstrip("|:") + "|]"
+
+
+def _title(tune: music.Tune) -> str:
+    return f"{(tune.rhythm or 'tune').capitalize()} in {tune.key}"
+
+
+def _item(text: str, seed: int, ctx: Context) -> Item:
+    tune = tune_from(text)
+    tune.title = title = _title(tune)
+    piece, abc = music.piece_of(tune), music.dump(tune)
+    whole, bars = music.complete_bars(tune)
+    files = (
+        ctx.put(music.wav(piece), name="tune.wav", mime="audio/wav"),
+        ctx.put(music.midi(piece), name="tune.mid", mime="audio/midi"),
+        ctx.put(abc.encode(), name="tune.abc", mime="text/vnd.abc"),
+        ctx.put(music.score(tune, title=title), name="score.png", mime="image/png"),
+    )
+    meta: dict[str, Any] = {"seed": seed, "temperature": TEMPERATURE, "min_p": MIN_P, "title": title, "abc": abc}
+    meta |= {"seconds": round(piece.seconds, 2), "key": tune.key, "meter": _meter(tune), "rhythm": tune.rhythm}
+    meta |= {"bars": bars, "whole_bars": whole}
+    return Item(media="audio", text=title, files=files, meta=meta)
+
+
+def _meter(tune: music.Tune) -> str:
+    return f"{tune.meter[0]}/{tune.meter[1]}" if tune.meter else ""
+
+
+# ------------------------------------------------------------------------------------------------------------ figures
+def per_token(corpus: Corpus) -> dict[str, Any]:
+    """Bits a token of the held-out tunes under token frequencies of the training tunes (add-one), ends left out."""
+    if corpus.heldout is None:
+        return {"baseline_unigram_bits_per_token": None}
+    size = corpus.tokenizer.size
+    train, heldout = (np.bincount(np.asarray(each), minlength=size)[1:] for each in (corpus.train, corpus.heldout))
+    nats = -np.log((train + 1) / (train.sum() + size - 1))
+    bits = float((nats * heldout).sum() / max(1, heldout.sum()) / math.log(2))
+    return {"baseline_unigram_bits_per_token": round(bits, 4)}
+
+
+def judge(player: Player, seed: int) -> dict[str, Any]:
+    """Share of whole bars of some tunes drawn with the rules and without, and of sections of 4, 8, 12 bars."""
+    seeds = [derive(seed, "judged", number) for number in range(JUDGED)]
+    found: dict[str, Any] = {"judged_tunes": JUDGED}
+    for name, ruled in (("", True), ("_without_rules", False)):
+        whole, bars, square, sections = 0, 0, 0, 0
+        for text in player.texts(seeds, ruled=ruled):
+            try:
+                tune = tune_from(text)
+            except Unreadable:
+                bars += 1  # a text that is no tune counts as one bar that is not whole
+                continue
+            good, count = music.complete_bars(tune)
+            whole, bars = whole + good, bars + count
+            lengths = sections_of(tune)
+            square, sections = square + sum(n % 4 == 0 for n in lengths), sections + len(lengths)
+        found[f"whole_bars{name}"] = round(whole / max(1, bars), 4)
+        found[f"square_sections{name}"] = round(square / max(1, sections), 4)
+    return found
+
+
+def sections_of(tune: music.Tune) -> list[int]:
+    """Bars of each section as played once: an upbeat is none, a second ending takes the place of the first."""
+    lengths, count = [], 0
+    for measure in tune.measures:
+        if measure.left and count:
+            lengths, count = [*lengths, count], 0
+        if not measure.ending.startswith("2"):
+            count += measure.beats > tune.full / 2
+        if measure.right in ("||", "|]", ":|") and count:
+            lengths, count = [*lengths, count], 0
+    return [*lengths, count] if count else lengths
+
+
+def _show(player: Player, ctx: Context) -> None:
+    """A few tunes beside the checkpoint: ABC, scores, sound."""
+    texts = player.texts([derive(ctx.seed, "shown", number) for number in range(SHOWN)])
+    tunes = [tune_from(text) for text in texts]
+    for number, tune in enumerate(tunes, 1):
+        tune.number, tune.title = str(number), _title(tune)
+        picture = music.score(tune, title=tune.title)
+        write_atomic(ctx.out / f"sample-{number}.png", picture)
+        ctx.preview(f"sample-{number}.png", picture)
+    write_atomic(ctx.out / "samples.abc", "\n".join(music.dump(tune) for tune in tunes).encode())
+    write_atomic(ctx.out / "sample-1.wav", music.wav(music.piece_of(tunes[0])))
