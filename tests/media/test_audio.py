@@ -174,7 +174,7 @@ def test_longer_than_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         (b"\x1aE\xdf\xa3\x01\0\0\0\0\0\0\x1fB\x86\x81\x01B\x82\x84webm", "video/webm", "video"),
         (b"\x1aE\xdf\xa3\x01\0\0\0\0\0\0\x1fB\x86\x81\x01B\x82\x88matroska", "video/x-matroska", "video"),
         (b"RIFF\0\0\0\0AVI LIST", "video/x-msvideo", "video"),
-        (b"MThd\0\0\0\x06", "audio/midi", ""),
+        (b"MThd\0\0\0\x06", "audio/midi", "audio"),
         (b"%abc-2.1\nX:1\nT:A tune\nM:4/4\nK:D\nDEFG|\n", "text/vnd.abc", "text"),
         (b"X: marks the spot\nK: is a letter\n", "text/plain", "text"),
     ],

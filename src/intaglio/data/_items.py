@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from intaglio.core.config import SourceConfig
-from intaglio.core.contracts import Context, Item
+from intaglio.core.contracts import Context, Item, Skip
 from intaglio.core.i18n import t
 from intaglio.data._rights import Said, said
 from intaglio.media import Unreadable
@@ -81,6 +81,36 @@ def recording_item(path: Path, ctx: Context, *, name: str, origin: str, words: W
     info = audio.probe(path)
     facts = {"rate_hz": info.rate_hz, "channels": info.channels, "seconds": round(info.seconds, 6)}
     return _filed("audio", path, ctx, name=name, origin=origin, words=words, mime=info.mime, facts=facts)
+
+
+def midi_item(path: Path, ctx: Context, *, name: str, origin: str, words: Words) -> Item:
+    """A MIDI file put into the store as it is, its notes counted. Errors: Unreadable."""
+    try:
+        import mido  # noqa: F401  # said here in a word what would stop the whole folder
+
+        from intaglio.media import music
+    except ModuleNotFoundError as error:
+        raise _needs("music", error) from None
+    if path.stat().st_size > music.MAX_BYTES:
+        raise Unreadable(t("larger than {limit} MB", limit=music.MAX_BYTES >> 20))
+    piece = music.read_midi(path.read_bytes())
+    facts: dict[str, Any] = {"notes": len(piece.notes), "seconds": round(piece.seconds, 3)}
+    return _filed("audio", path, ctx, name=name, origin=origin, words=words, mime="audio/midi", facts=facts)
+
+
+def tune_items(data: bytes, origin: str, config: SourceConfig) -> Iterator[Item | Skip]:
+    """Each tune of a book in ABC as a text; one without a note is skipped. Errors: Unreadable."""
+    from intaglio.media import music, text
+
+    book = text.parse(data).text
+    for number, tune in enumerate(music.tunes_in(book), 1):
+        place = f"{origin}#{number}"
+        try:
+            title = music.parse(tune).title
+        except Unreadable as reason:
+            yield Skip(place, str(reason))
+            continue
+        yield text_item(tune, place, said({}, config), format="abc", **({"title": title} if title else {}))
 
 
 def film_item(path: Path, ctx: Context, *, name: str, origin: str, words: Words) -> Item:

@@ -1,10 +1,11 @@
-"""A folder of texts, pictures, recordings and films, each told by its content; captions lie in .txt files beside them.
+"""A folder of texts, tunes, pictures, recordings and films, told by content; captions lie in .txt files beside them.
 
 The caption of a picture, recording or film is the text file of the same stem (``fox.jpg`` and ``fox.txt``, or
 ``fox.jpg.txt``). Where the folder has several sub-folders, the first sub-folder on a recording's or a film's path is
-its ``label``. Front matter of a text gives its own license, author, title, source, consent and language. A text over
-64 MiB is read by paragraphs or lines only (``unit``). Links are never followed, hidden files are left out, and whatever
-cannot be read is skipped with its reason.
+its ``label``. Of a tune book in ABC each tune is a text; a MIDI file is a recording that holds notes. Front matter of a
+text gives its own license, author, title, source, consent and language. A text over 64 MiB is read by paragraphs or
+lines only (``unit``). Links are never followed, hidden files are left out, and whatever cannot be read is skipped with
+its reason.
 """
 
 from __future__ import annotations
@@ -18,7 +19,16 @@ from intaglio.core.contracts import Context, Item, Skip
 from intaglio.core.i18n import t
 from intaglio.data import _files
 from intaglio.data._files import Entry
-from intaglio.data._items import Words, document_meta, film_item, picture_item, recording_item, text_item
+from intaglio.data._items import (
+    Words,
+    document_meta,
+    film_item,
+    midi_item,
+    picture_item,
+    recording_item,
+    text_item,
+    tune_items,
+)
 from intaglio.data._rights import LicensedConfig, said
 from intaglio.media import Unreadable, sniff
 
@@ -62,8 +72,11 @@ class Component:
                 yield Skip(entry.origin, str(reason))
 
     def _file(self, entry: Entry, caption: Entry | None, base: str | None, ctx: Context) -> Iterator[Item | Skip]:
-        kind = sniff.sniff(_files.read_head(entry.path, sniff.HEAD_BYTES))
-        if kind.media == "text":
+        head = _files.read_head(entry.path, sniff.HEAD_BYTES)
+        kind = sniff.sniff(head)
+        if kind is sniff.ABC and (entry.name.lower().endswith(".abc") or head.lstrip()[:2] in (b"X:", b"%a")):
+            yield from tune_items(_files.read_bytes(entry.path, MAX_BOOK_BYTES), entry.origin, self.config)
+        elif kind.media == "text":
             yield from texts(entry, self.config)
         elif kind.media in CAPTIONED:
             words, rights = "", said({}, self.config)
@@ -73,13 +86,19 @@ class Component:
                     words, rights = document.text.strip(), said(document.front, self.config)
                 except Unreadable as reason:
                     yield Skip(caption.origin, t("caption: {reason}", reason=reason))
-            yield _captioned(kind.media, entry, Words(rights, words, _label(entry, base)), ctx)
+            yield _captioned(
+                "notes" if kind.mime in sniff.NOTES else kind.media,
+                entry,
+                Words(rights, words, _label(entry, base)),
+                ctx,
+            )
         elif kind in (sniff.EMPTY, sniff.BINARY):
             raise Unreadable(t(kind.name))
         else:
             raise Unreadable(t("it is {kind}, which is not read here", kind=t(kind.name)))
 
 
+MAX_BOOK_BYTES = 64 << 20
 CAPTIONED = ("image", "audio", "video")
 
 
@@ -88,7 +107,7 @@ def _captioned(media: str, entry: Entry, words: Words, ctx: Context) -> Item:
         data = _files.read_bytes(entry.path, _files.MAX_PICTURE_BYTES)
         rights, caption = words.rights, words.caption
         return picture_item(data, ctx, name=entry.name, origin=entry.origin, rights=rights, caption=caption)
-    make = recording_item if media == "audio" else film_item
+    make = {"audio": recording_item, "video": film_item, "notes": midi_item}[media]
     return make(Path(entry.path), ctx, name=entry.name, origin=entry.origin, words=words)
 
 

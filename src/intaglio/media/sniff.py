@@ -62,7 +62,9 @@ RECORDINGS = frozenset({"audio/wav", "audio/flac", "audio/ogg", "audio/mpeg", "a
 """The mime types ``media.audio`` reads, besides the sound of FILMS."""
 FILMS = frozenset({"video/mp4", "video/quicktime", "video/webm", "video/x-matroska", "video/x-msvideo", "video/ogg"})
 """The mime types ``media.video`` reads."""
-_MEDIA = {"image": PICTURES, "audio": RECORDINGS, "video": FILMS}
+NOTES = frozenset({"audio/midi"})
+"""The mime types ``media.music`` reads, besides ABC, which is text."""
+_MEDIA = {"image": PICTURES, "audio": RECORDINGS | NOTES, "video": FILMS}
 
 
 @dataclass(frozen=True, slots=True)
