@@ -19,6 +19,7 @@ from intaglio.nn.unet import EPS, WIDEST, Block, Told, levels, norm
 
 CHANNELS_LAST = torch.channels_last
 SHARED = 0.5
+KEPT = 3.0  # of a known first frame 95 % is to be seen before anything is learned: a still picture
 TOGETHER = 1024  # places of all frames up to which everything looks at everything; above, each place at itself
 
 
@@ -131,6 +132,8 @@ class VideoUNet(nn.Module):
         self.twice = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in zip(widths, widths[1:], strict=False))
         self.last = nn.Conv2d(width, (channels + 1) * patch**2, 3, padding=1)
         nn.init.zeros_(self.last.weight)
+        with torch.no_grad():
+            self.last.bias[-(patch**2) :] = KEPT
         self.patch, self.frames = patch, frames
 
     def forward(
