@@ -46,7 +46,7 @@ class Config(StepConfig):
     size:        ``tiny`` (a minute or two on 2 cores), ``small`` (half an hour), ``base`` (an evening, or a GPU).
     condition:   ``label`` (of the item) comes before the codes: what it can then be asked for.
     temperature: how freely codes are drawn; 1 is as learned, less is plainer. top_k: only among so many likely
-                 codes, 0 for all. top_p: only among the likeliest that make up this share.
+                 codes, 0 for all. top_p: only among the likeliest that make up this share, 1 for all.
     flip:        also learn from mirrored pictures; right for faces and fruit, wrong for letters and flags.
     images:      how many pictures it sees in all, repeats counted. batch: pictures a step.
     publish_px:  prints are enlarged by a whole factor to at most this side; 0 keeps the side of the vq.
@@ -58,7 +58,7 @@ class Config(StepConfig):
     condition: Literal["none", "label"] = "none"
     temperature: float = Field(default=1.0, gt=0.0, le=10.0)
     top_k: int = Field(default=0, ge=0, le=65536)
-    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    top_p: float = Field(default=0.9, gt=0.0, le=1.0)
     flip: bool = False
     images: int | None = Field(default=None, ge=1)
     batch: int | None = Field(default=None, ge=1, le=65536)
@@ -110,7 +110,7 @@ class Component:
         return self.config.images or max(1, min(affordable, max(1, items) * PASSES * (2 if self.config.flip else 1)))
 
     def _batch(self, items: int) -> int:
-        return self.config.batch or (32 if items >= 32 else 16)
+        return self.config.batch or (32 if items >= 10_000 else 16)
 
     def _shape(self, codebook: int, side: tuple[int, int], classes: int) -> coded.Shape:
         layers, width, heads, hidden, _ = DIALS[self.config.size]
@@ -185,7 +185,7 @@ class Component:
             return train(
                 model,
                 session.loss,
-                optimizers=muon_and_adamw(model, matrix_lr=0.02, other_lr=3e-3, weight_decay=0.1, dtype=session.dtype),
+                optimizers=muon_and_adamw(model, weight_decay=0.1, dtype=session.dtype),
                 plan=plan,
                 work=ctx.work,
                 report=ctx,
