@@ -34,6 +34,7 @@ BARS = ("|", "|:", ":|", ":||:", "||", "|]", "|1", ":|2")
 _PITCHES = ("G,", "A,", "B,", *"CDEFGABcdefgab", "c'", "d'", "e'", "f'")
 ALWAYS = (*_PITCHES, "z", *LENGTHS, *TUPLETS, *BARS, ">", "<", "-", "M:4/4\nL:1/8\n", "M:6/8\nL:1/8\n", "K:G\n")
 MOST_NAMES = 2_000
+LONGEST_SECTION = 16  # where sections are square
 _SHORT = (Fraction(1, 2), Fraction(1), Fraction(2))  # what ``>`` may stand between
 
 
@@ -102,8 +103,8 @@ def tokenizer_of(data: Dataset) -> TextTokenizer:
 class Rules:
     """The tokens of one vocabulary by what they are, and the answers already given; shared by many ``Form``."""
 
-    def __init__(self, tokenizer: TextTokenizer, *, bars: int) -> None:
-        self.bars = bars
+    def __init__(self, tokenizer: TextTokenizer, *, bars: int, square: bool = False) -> None:
+        self.bars, self.square = bars, square
         self.size = tokenizer.size
         self.index = {name: number for number, name in enumerate(tokenizer.strings) if number == 0 or number > 256}
         self.pitches = [name for name in self.index if re.fullmatch(r"[_^=]{0,2}[A-Ga-g][,']*", name)]
@@ -131,12 +132,13 @@ class Form:
 
     A bar line stands only where the bar is full; a section may begin with an upbeat of up to half a bar and then end
     that much short; ``>`` and ``(3`` need room for all their notes; a tie goes on with its own pitch; the tune ends
-    after ``|]`` or ``:|``, and from ``rules.bars`` bars on it must.
+    after ``|]`` or ``:|``, and from ``rules.bars`` bars on it must. With ``rules.square`` sections have 4, 8, 12 or 16
+    bars.
     """
 
     def __init__(self, rules: Rules, prompt: str = "") -> None:
         self.rules, self.read = rules, 0
-        self.state = _State(most=rules.bars)
+        self.state = _State(most=rules.bars, square=rules.square)
         for token in _TOKEN.findall(prompt):
             self.state.take(token)
 
@@ -155,10 +157,12 @@ class _State:
     room: left in the bar. upbeat: what its section began with. note: the pitch just written, length: its own, cost: how
     much of the bar its unit takes, sized: whether its length stands there. forced, left: the length of so many notes
     to come, paid for already; leads: the note decides their length. plain: in no group. tie: the pitch that must
-    follow. ending: 1 or 2 within one. bars, section: whole bars of the tune and of the section or ending.
+    follow. ending: 1 or 2 within one. bars, section: whole bars of the tune and of the section or
+    ending; before: of the section before its first ending.
     """
 
     most: int
+    square: bool = False
     head: str = ""
     full: Fraction = Fraction(0)
     room: Fraction = Fraction(0)
@@ -178,6 +182,7 @@ class _State:
     repeat: bool = False
     bars: int = 0
     section: int = 0
+    before: int = 0
     after: str = ""
 
     # -- reading
@@ -230,8 +235,10 @@ class _State:
         self.after = token
         if token in ("|:", ":||:", ":|", "||"):
             self.fresh, self.upbeat, self.ending, self.section = True, Fraction(0), 0, 0
+            self.before = 0
             self.repeat = token.endswith(":")
         elif token[-1] in "12":
+            self.before = self.before if token[-1] == "2" else self.section
             self.ending, self.fresh, self.section = int(token[-1]), False, 0
 
     # -- what may follow
@@ -289,14 +296,20 @@ class _State:
             yield "-"
         yield from self._bars()
 
+    def _aligned(self) -> bool:
+        return not self.square or (self.before + self.section + 1) % 4 == 0
+
     def _goes_on(self) -> bool:
-        return self.bars + 1 < self.most and not (self.ending and self.section >= 1)
+        if not self._aligned():
+            return True
+        long = self.square and self.before + self.section + 1 >= LONGEST_SECTION
+        return self.bars + 1 < self.most and not long and not (self.ending and self.section >= 1)
 
     def _bars(self) -> Iterator[str]:
         if self.room == 0:
             if self._goes_on():
                 yield "|"
-                if self.ending == 0 and self.section >= 2:
+                if self.ending == 0 and (self.section % 4 == 2 if self.square else self.section >= 2):
                     yield "|1"
             yield from self._ends()
         elif self.fresh and self.full - self.room <= self.full / 2:
@@ -306,6 +319,8 @@ class _State:
 
     def _ends(self) -> Iterator[str]:
         """The signs that may end this section."""
+        if not self._aligned():
+            return
         over = self.bars + 1 >= self.most
         if self.ending == 1:
             yield ":|2"

@@ -7,11 +7,13 @@ Code:    ours. Learns from tunes in ABC and from MIDI files, of which the upper 
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -36,6 +38,7 @@ from intaglio.nn.sampling import SLOTS
 TEMPERATURE, MIN_P = 0.9, 0.03
 JUDGED = 24  # tunes drawn for the figures, with and without the rules
 SHOWN = 3
+SQUARE, LOOKED_AT = 0.75, 500  # from this share of 4, 8, 12 .. bars among so many tunes on, sections are kept square
 TOKENS_OF_A_BAR = 20  # at most, nearly always
 
 
@@ -85,15 +88,25 @@ class Component:
             run, writer = begin(self.config, corpus, ctx)
             trained = train_on(writer, corpus, run, ctx)
             ctx.progress(run.steps, run.steps, doing=t("measuring on held-out tunes"))
-            player = Player(writer, bars=self.config.bars)
+            share = square_share(item.text for item in itertools.islice(tunes.split("train"), LOOKED_AT))
+            player = Player(writer, bars=self.config.bars, square=share >= SQUARE)
             metrics = {**metrics_of(writer, corpus, run, trained, tunes), **per_token(corpus)}
             bits = metrics["heldout_bits_per_char"]
             if bits is not None:
                 heard = corpus.heldout_counts
                 metrics["heldout_bits_per_token"] = round(bits * heard.characters / (heard.tokens - heard.documents), 4)
-            metrics |= {"left_out": tunes.left_out, **judge(player, ctx.seed)}
+            metrics |= {"left_out": tunes.left_out, "square_sections_of_training": round(share, 4)}
+            metrics |= judge(player, ctx.seed)
             metrics["memorization"] = of_texts(writer, tunes, seed=ctx.seed, tokens=writer.usual_tokens)
-            save(ctx.out, writer, metrics, trained, component="models/music", bars=self.config.bars)
+            save(
+                ctx.out,
+                writer,
+                metrics,
+                trained,
+                component="models/music",
+                bars=player.bars,
+                square=player.rules.square,
+            )
             _show(player, ctx)
         return {**metrics, "seconds": round(trained.seconds, 2), "peak_bytes": peak_memory_bytes(ctx.device)}
 
@@ -101,7 +114,7 @@ class Component:
         """The checkpoint written by ``fit``. Errors: UserError where a file is missing or damaged."""
         writer = read(folder, device=device, threads=threads)
         facts = json.loads((folder / "intaglio.json").read_text("utf-8"))
-        return Player(writer, bars=int(facts.get("bars", 48)))
+        return Player(writer, bars=int(facts["bars"]), square=bool(facts["square"]))
 
     def export(self, folder: Path, to: Path) -> list[Path]:
         """A folder for ``transformers.AutoModelForCausalLM.from_pretrained``; it writes the plain ABC of the tunes."""
@@ -197,9 +210,9 @@ class Player:
 
     makes = "audio"
 
-    def __init__(self, writer: Writer, *, bars: int) -> None:
+    def __init__(self, writer: Writer, *, bars: int, square: bool) -> None:
         self.writer, self.bars = writer, bars
-        self.rules = Rules(writer.tokenizer, bars=bars)
+        self.rules = Rules(writer.tokenizer, bars=bars, square=square)
 
     def texts(self, seeds: Sequence[int], *, start: str = "", ruled: bool = True) -> list[str]:
         """A tune a seed in plain ABC, whole and ended; ``start`` is how each begins, such as ``M:6/8``, a line each.
@@ -274,20 +287,26 @@ def judge(player: Player, seed: int) -> dict[str, Any]:
     seeds = [derive(seed, "judged", number) for number in range(JUDGED)]
     found: dict[str, Any] = {"judged_tunes": JUDGED}
     for name, ruled in (("", True), ("_without_rules", False)):
-        whole, bars, square, sections = 0, 0, 0, 0
-        for text in player.texts(seeds, ruled=ruled):
+        texts = player.texts(seeds, ruled=ruled)
+        whole, bars = 0, 0
+        for text in texts:
             try:
-                tune = tune_from(text)
+                good, count = music.complete_bars(tune_from(text))
             except Unreadable:
-                bars += 1  # a text that is no tune counts as one bar that is not whole
-                continue
-            good, count = music.complete_bars(tune)
+                good, count = 0, 1  # a text that is no tune counts as one bar that is not whole
             whole, bars = whole + good, bars + count
-            lengths = sections_of(tune)
-            square, sections = square + sum(n % 4 == 0 for n in lengths), sections + len(lengths)
         found[f"whole_bars{name}"] = round(whole / max(1, bars), 4)
-        found[f"square_sections{name}"] = round(square / max(1, sections), 4)
+        found[f"square_sections{name}"] = round(square_share(texts), 4)
     return found
+
+
+def square_share(texts: Iterable[str]) -> float:
+    """Share of sections whose bars four divides."""
+    lengths: list[int] = []
+    for text in texts:
+        with contextlib.suppress(Unreadable):
+            lengths += sections_of(tune_from(text))
+    return sum(n % 4 == 0 for n in lengths) / max(1, len(lengths))
 
 
 def sections_of(tune: music.Tune) -> list[int]:
