@@ -148,7 +148,8 @@ def _mp4(number: int, frames: int = 16, rate: int = 8) -> bytes:
     with av.open(data, "w", format="mp4") as film:
         stream: Any = film.add_stream("libx264", rate=Fraction(rate))
         stream.width = stream.height = 24
-        stream.pix_fmt, stream.options = "yuv420p", {"crf": "18", "threads": "1"}
+        stream.pix_fmt = "yuv420p"  # without mbtree, as in media/video.py: with it bytes differ from run to run
+        stream.options = {"crf": "18", "threads": "1", "x264-params": "mbtree=0"}
         for place in range(frames):
             picture = _picture(place / frames + number / COUNT, number)
             for packet in stream.encode(av.VideoFrame.from_ndarray(np.array(picture), format="rgb24")):
