@@ -34,7 +34,6 @@ BARS = ("|", "|:", ":|", ":||:", "||", "|]", "|1", ":|2")
 _PITCHES = ("G,", "A,", "B,", *"CDEFGABcdefgab", "c'", "d'", "e'", "f'")
 ALWAYS = (*_PITCHES, "z", *LENGTHS, *TUPLETS, *BARS, ">", "<", "-", "M:4/4\nL:1/8\n", "M:6/8\nL:1/8\n", "K:G\n")
 MOST_NAMES = 2_000
-LONGEST_SECTION = 16  # where sections are square
 _SHORT = (Fraction(1, 2), Fraction(1), Fraction(2))  # what ``>`` may stand between
 
 
@@ -103,7 +102,7 @@ def tokenizer_of(data: Dataset) -> TextTokenizer:
 class Rules:
     """The tokens of one vocabulary by what they are, and the answers already given; shared by many ``Form``."""
 
-    def __init__(self, tokenizer: TextTokenizer, *, bars: int, square: bool = False) -> None:
+    def __init__(self, tokenizer: TextTokenizer, *, bars: int, square: int = 0) -> None:
         self.bars, self.square = bars, square
         self.size = tokenizer.size
         self.index = {name: number for number, name in enumerate(tokenizer.strings) if number == 0 or number > 256}
@@ -132,8 +131,8 @@ class Form:
 
     A bar line stands only where the bar is full; a section may begin with an upbeat of up to half a bar and then end
     that much short; ``>`` and ``(3`` need room for all their notes; a tie goes on with its own pitch; the tune ends
-    after ``|]`` or ``:|``, and from ``rules.bars`` bars on it must. With ``rules.square`` sections have 4, 8, 12 or 16
-    bars.
+    after ``|]`` or ``:|``, and from ``rules.bars`` bars on it must. With ``rules.square`` sections have 4, 8 .. bars,
+    at most so many.
     """
 
     def __init__(self, rules: Rules, prompt: str = "") -> None:
@@ -162,7 +161,7 @@ class _State:
     """
 
     most: int
-    square: bool = False
+    square: int = 0
     head: str = ""
     full: Fraction = Fraction(0)
     room: Fraction = Fraction(0)
@@ -196,7 +195,7 @@ class _State:
             self._bar(token)
         elif token in TUPLETS:
             notes, time = TUPLETS[token]
-            self.group, self.cost, self.note = notes, Fraction(time), ""
+            self.group, self.cost, self.note, self.after = notes, Fraction(time), "", ""
         elif token in LENGTHS:
             self._sized(LENGTHS[token])
         elif token in "><":
@@ -302,14 +301,14 @@ class _State:
     def _goes_on(self) -> bool:
         if not self._aligned():
             return True
-        long = self.square and self.before + self.section + 1 >= LONGEST_SECTION
+        long = self.square and self.before + self.section + 1 >= self.square
         return self.bars + 1 < self.most and not long and not (self.ending and self.section >= 1)
 
     def _bars(self) -> Iterator[str]:
         if self.room == 0:
             if self._goes_on():
                 yield "|"
-                if self.ending == 0 and (self.section % 4 == 2 if self.square else self.section >= 2):
+                if self.ending == 0 and (self.section % 4 == 2 if self.square else self.section >= 1):
                     yield "|1"
             yield from self._ends()
         elif self.fresh and self.full - self.room <= self.full / 2:

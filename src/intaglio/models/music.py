@@ -35,10 +35,11 @@ from intaglio.nn.device import machine, peak_memory_bytes
 from intaglio.nn.order import derive
 from intaglio.nn.sampling import SLOTS
 
-TEMPERATURE, MIN_P = 0.9, 0.03
+TEMPERATURE, MIN_P = 0.85, 0.05
 JUDGED = 24  # tunes drawn for the figures, with and without the rules
 SHOWN = 3
 SQUARE, LOOKED_AT = 0.75, 500  # from this share of 4, 8, 12 .. bars among so many tunes on, sections are kept square
+COVERED = 0.9  # and as long as this share of them is
 TOKENS_OF_A_BAR = 20  # at most, nearly always
 
 
@@ -88,14 +89,14 @@ class Component:
             run, writer = begin(self.config, corpus, ctx)
             trained = train_on(writer, corpus, run, ctx)
             ctx.progress(run.steps, run.steps, doing=t("measuring on held-out tunes"))
-            share = square_share(item.text for item in itertools.islice(tunes.split("train"), LOOKED_AT))
-            player = Player(writer, bars=self.config.bars, square=share >= SQUARE)
+            some = [item.text for item in itertools.islice(tunes.split("train"), LOOKED_AT)]
+            player = Player(writer, bars=self.config.bars, square=square_of(some))
             metrics = {**metrics_of(writer, corpus, run, trained, tunes), **per_token(corpus)}
             bits = metrics["heldout_bits_per_char"]
             if bits is not None:
                 heard = corpus.heldout_counts
                 metrics["heldout_bits_per_token"] = round(bits * heard.characters / (heard.tokens - heard.documents), 4)
-            metrics |= {"left_out": tunes.left_out, "square_sections_of_training": round(share, 4)}
+            metrics |= {"left_out": tunes.left_out, "square_sections_of_training": round(square_share(some), 4)}
             metrics |= judge(player, ctx.seed)
             metrics["memorization"] = of_texts(writer, tunes, seed=ctx.seed, tokens=writer.usual_tokens)
             save(
@@ -114,7 +115,7 @@ class Component:
         """The checkpoint written by ``fit``. Errors: UserError where a file is missing or damaged."""
         writer = read(folder, device=device, threads=threads)
         facts = json.loads((folder / "intaglio.json").read_text("utf-8"))
-        return Player(writer, bars=int(facts["bars"]), square=bool(facts["square"]))
+        return Player(writer, bars=int(facts["bars"]), square=int(facts["square"]))
 
     def export(self, folder: Path, to: Path) -> list[Path]:
         """A folder for ``transformers.AutoModelForCausalLM.from_pretrained``; it writes the plain ABC of the tunes."""
@@ -210,7 +211,7 @@ class Player:
 
     makes = "audio"
 
-    def __init__(self, writer: Writer, *, bars: int, square: bool) -> None:
+    def __init__(self, writer: Writer, *, bars: int, square: int) -> None:
         self.writer, self.bars = writer, bars
         self.rules = Rules(writer.tokenizer, bars=bars, square=square)
 
@@ -302,11 +303,24 @@ def judge(player: Player, seed: int) -> dict[str, Any]:
 
 def square_share(texts: Iterable[str]) -> float:
     """Share of sections whose bars four divides."""
+    lengths = _lengths(texts)
+    return sum(n % 4 == 0 for n in lengths) / max(1, len(lengths))
+
+
+def square_of(texts: Sequence[str]) -> int:
+    """How many bars, a multiple of four, most sections of these tunes do not exceed; 0 where they are not square."""
+    lengths = sorted(_lengths(texts))
+    if not lengths or square_share(texts) < SQUARE:
+        return 0
+    return 4 * math.ceil(lengths[int(COVERED * (len(lengths) - 1))] / 4)
+
+
+def _lengths(texts: Iterable[str]) -> list[int]:
     lengths: list[int] = []
     for text in texts:
         with contextlib.suppress(Unreadable):
             lengths += sections_of(tune_from(text))
-    return sum(n % 4 == 0 for n in lengths) / max(1, len(lengths))
+    return lengths
 
 
 def sections_of(tune: music.Tune) -> list[int]:
