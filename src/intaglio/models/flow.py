@@ -363,7 +363,8 @@ class Session:
 def optimizers(model: fn.Velocity, *, rate: float) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside, AdamW for those at the edges (pixels, times, conditions) and everything else."""
     edges = ("told.time", "told.span", "told.condition", "net.into", "net.last")
-    inside, others = [], []
+    inside: list[torch.nn.Parameter] = []
+    others: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
         at_edge = parameter.ndim < 2 or any(f"{edge}." in f"{name}." for edge in edges) or name.endswith("place")
         (others if at_edge else inside).append(parameter)
