@@ -73,6 +73,7 @@ class Decoder:
                 for block in model.blocks
             ]
             self.turn_TH = model.turn_TH * QK_GAIN
+        self.turned = False
         self.group = shape.heads // shape.kv_heads
         self.reset(1)
 
@@ -80,10 +81,19 @@ class Decoder:
         """An empty cache for ``batch`` sequences: two contexts wide, so that it seldom has to be moved up."""
         shape = self.shape
         size = (shape.layers, batch, shape.kv_heads, 2 * shape.context, shape.head_dim)
-        self.keys = torch.zeros(size, dtype=self.dtype, device=self.device)
-        self.values = torch.zeros(size, dtype=self.dtype, device=self.device)
+        kept = torch.float32 if self.device.type == "cpu" else self.dtype  # a CPU's short products are best in float32
+        self.keys = torch.zeros(size, dtype=kept, device=self.device)
+        self.values = torch.zeros(size, dtype=kept, device=self.device)
         self.column = 0
         self.pads = [0] * batch  # the column at which each sequence begins
+        self._lay_out(batch == 1 and self.dtype == torch.float32 and self.device.type == "cpu")
+
+    def _lay_out(self, turned: bool) -> None:
+        """Weights as a CPU reads them fastest: for one row of float32 turned, so that it walks through memory once."""
+        if turned != self.turned:
+            self.turned = turned
+            self.vocabulary = self.vocabulary.t().contiguous()
+            self.layers = [tuple(weight.t().contiguous() for weight in layer) for layer in self.layers]
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these rows of the batch only."""
@@ -136,20 +146,28 @@ class Decoder:
         mask, turn = self._mask(first, start, end), self._turn(start, end)
         x = F.embedding(ids_BT, self.embedding).flatten(0, 1)
         for index, (qkv, out, gate_up, down) in enumerate(self.layers):
-            y = F.linear(_normalize(x, shape.eps).to(self.dtype), qkv).view(b, t, n + 2 * k, h)
-            qk, v = y[:, :, : n + k].float(), y[:, :, n + k :]
+            y = self._times(_normalize(x, shape.eps), qkv).view(b, t, n + 2 * k, h)
+            qk, v = y[:, :, : n + k], y[:, :, n + k :]
             qk = torch.view_as_complex(_normalize(qk, shape.eps).view(b, t, n + k, h // 2, 2)) * turn
-            qk = torch.view_as_real(qk).flatten(-2).to(self.dtype).transpose(1, 2)
             keys, values = self.keys[index], self.values[index]
+            qk = torch.view_as_real(qk).flatten(-2).to(keys.dtype).transpose(1, 2)
             keys[:, :, start:end] = qk[:, n:]
             values[:, :, start:end] = v.transpose(1, 2)
             seen = self._attend(qk[:, :n], keys[:, :, first:end], values[:, :, first:end], mask)
-            x = x + F.linear(seen.reshape(b * t, n * h), out)
-            gate, up = F.linear(_normalize(x, shape.eps).to(self.dtype), gate_up).chunk(2, -1)
-            x = x + F.linear(F.silu(gate).mul_(up), down)
+            x = x + self._times(seen.reshape(b * t, n * h), out)
+            gate, up = self._times(_normalize(x, shape.eps), gate_up).chunk(2, -1)
+            x = x + self._times(F.silu(gate).mul_(up), down)
         self.column = end
-        last = _normalize(x.view(b, t, -1)[:, -1], shape.eps).to(self.dtype)
-        return F.linear(last, self.vocabulary).float()
+        return self._times(_normalize(x.view(b, t, -1)[:, -1], shape.eps), self.vocabulary)
+
+    def _times(self, x: Tensor, weight: Tensor) -> Tensor:
+        """x (M, in) times a weight, in the weights' precision; float32 in and out."""
+        if self.turned:
+            return torch.mm(x, weight)
+        x = x.to(self.dtype)
+        if self.device.type == "cpu" and 1 < len(x) <= SLOTS:  # the longer side first: its rows are shared by the cores
+            return torch.mm(weight, x.t().contiguous()).t().float().contiguous()
+        return F.linear(x, weight).float()
 
     def _attend(self, q_BNTH: Tensor, k_BKLH: Tensor, v_BKLH: Tensor, mask: Tensor | None) -> Tensor:
         """(B, T, N, H)."""
@@ -172,7 +190,8 @@ class Decoder:
         if ragged:
             pads = torch.tensor(self.pads, device=self.device)[:, None, None]
             hidden = hidden | ((column < pads) & (column != own))
-        return torch.zeros(hidden.shape, dtype=self.dtype, device=self.device).masked_fill_(hidden, -torch.inf)[:, None]
+        blank = torch.zeros(hidden.shape, dtype=self.keys.dtype, device=self.device)
+        return blank.masked_fill_(hidden, -torch.inf)[:, None]
 
     def _turn(self, start: int, end: int) -> Tensor:
         """The turns of the rotary positions, counted from each sequence's own start: (B or 1, T, 1, H/2)."""
