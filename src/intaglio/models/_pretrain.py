@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -80,8 +80,13 @@ class Run:
         return self.batch * self.shape.context
 
 
-def decide(config: Wanted, *, vocab: int, tokens: int, documents: int, heldout_tokens: int = 0) -> Run:
-    """Shape and length of a training, a pure function of config and data: no clock, no machine."""
+def decide(
+    config: Wanted, *, vocab: int, tokens: int, documents: int, heldout_tokens: int = 0, start: Shape | None = None
+) -> Run:
+    """Shape and length of a training, a pure function of config and data: no clock, no machine.
+
+    start: the shape of the model to go on from; only its context may be changed.
+    """
     size = SIZES[config.size]
     usual = 1 << max(4, math.ceil(math.log2(4 * tokens / max(1, documents))))  # room for about four texts
     context = config.context or max(8, min(size.context, usual, 1 << max(3, int(math.log2(max(2, tokens // 4))))))
@@ -94,6 +99,9 @@ def decide(config: Wanted, *, vocab: int, tokens: int, documents: int, heldout_t
         hidden=size.hidden,
         context=context,
     )
+    if start is not None:
+        context = config.context or start.context
+        shape = replace(start, context=context)
     batch = max(1, min(size.tokens, max(256, tokens // 8)) // context)
     per_step = batch * context
     affordable = int(size.flops / (3 * shape.flops_per_token() * per_step))
@@ -114,8 +122,9 @@ def estimate_of(config: Wanted, machine: Machine, *, tokens: int, vocab: int, do
     return Estimate(seconds=flops / useful + reading, bytes=int(450e6 + weights + activations))
 
 
-def begin(config: Wanted, corpus: Corpus, ctx: Context) -> tuple[Run, Writer]:
-    """What is decided for this corpus, said where it is thin, and the untrained model ready to write."""
+def begin(config: Wanted, corpus: Corpus, ctx: Context, *, start: Writer | None = None) -> tuple[Run, Writer]:
+    """What is decided for this corpus, said where it is thin, and the model ready to write: untrained, or a copy of
+    ``start``."""
     counts = corpus.train_counts
     heldout_tokens = 0 if corpus.heldout is None else len(corpus.heldout)
     run = decide(
@@ -124,9 +133,12 @@ def begin(config: Wanted, corpus: Corpus, ctx: Context) -> tuple[Run, Writer]:
         tokens=counts.tokens,
         documents=counts.documents,
         heldout_tokens=heldout_tokens,
+        start=start.model.shape if start is not None else None,
     )
     say_what_is_thin(corpus, run, ctx)
     model = Transformer(run.shape, seed=derive(ctx.seed, "weights")).to(ctx.device)
+    if start is not None:
+        model.load_state_dict(start.model.state_dict())
     usual = min(1_024, max(32, 2 * counts.tokens // counts.documents))
     return run, Writer(model, corpus.tokenizer, device=ctx.device, threads=ctx.threads, usual_tokens=usual)
 
@@ -161,7 +173,9 @@ def say_what_is_thin(corpus: Corpus, run: Run, ctx: Context) -> None:
         ctx.warn(t("only {count} characters to learn from: expect fragments, not new texts", count=count))
 
 
-def train_on(writer: Writer, corpus: Corpus, run: Run, ctx: Context) -> Trained:
+def train_on(writer: Writer, corpus: Corpus, run: Run, ctx: Context, *, rate: float = 1.0, start: str = "") -> Trained:
+    """Train the model of ``writer`` in place. rate: of the peak learning rates. start: digest of the weights it starts
+    from, where these are of another training."""
     model, dtype = writer.model, fast_dtype(ctx.device)
     times = max(4, min(20, run.steps // 25))  # short trainings are looked at less often
     parts = parallel.parts(run.batch)  # one a process that shares the training
@@ -181,8 +195,8 @@ def train_on(writer: Writer, corpus: Corpus, run: Run, ctx: Context) -> Trained:
         ids = windows(corpus.train, step, batch=run.batch // parts, context=run.shape.context, seed=plan.seed)
         return model.loss(ids.to(ctx.device), dtype=dtype)
 
-    def evaluate() -> float:
-        return packed_nats(model, corpus.heldout, windows=run.eval_windows, dtype=dtype)
+    def evaluate() -> Tensor:
+        return window_nats(model, corpus.heldout, windows=run.eval_windows, dtype=dtype)
 
     def preview(step: int) -> None:
         sampling = Sampling(max_tokens=min(160, writer.usual_tokens), temperature=0.8)
@@ -190,17 +204,21 @@ def train_on(writer: Writer, corpus: Corpus, run: Run, ctx: Context) -> Trained:
         text = "\n\n---\n\n".join(one.text.strip() for one in made)
         ctx.preview(f"step-{step:06d}.txt", (text + "\n").encode("utf-8", "replace"))
 
+    optimizers = muon_and_adamw(model, dtype=dtype)
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+        group["lr"] *= rate
+    identity = {"shape": asdict(run.shape), "batch": run.batch, "corpus": corpus.digest}
     try:
         return train(
             model,
             loss,
-            optimizers=muon_and_adamw(model, dtype=dtype),
+            optimizers=optimizers,
             plan=plan,
             work=ctx.work,
             report=ctx,
             evaluate=evaluate if run.eval_windows else None,
             preview=preview,
-            identity={"shape": asdict(run.shape), "batch": run.batch, "corpus": corpus.digest},
+            identity=identity | ({"start": start, "rate": rate} if start else {}),
             say=t,
         )
     except Diverged as error:
@@ -216,16 +234,21 @@ def windows(tokens: np.ndarray, step: int, *, batch: int, context: int, seed: in
 
 
 @torch.inference_mode()
-def packed_nats(model: Transformer, tokens: Any, *, windows: int, dtype: torch.dtype) -> float:
-    """Mean nats a token over ``windows`` windows side by side, evenly spread over the line ``tokens``."""
+def window_nats(model: Transformer, tokens: Any, *, windows: int, dtype: torch.dtype) -> Tensor:
+    """Mean nats a token of each of ``windows`` windows, evenly spread over the line ``tokens``: (windows), float64."""
     context, device = model.shape.context, model.embedding.weight.device
     starts = np.linspace(0, len(tokens) - 1 - context, windows).astype(np.int64)
-    total, together = 0.0, max(1, 8_192 // context)
+    found, together = [], max(1, 8_192 // context)
     for first in range(0, windows, together):
         index = starts[first : first + together, None] + np.arange(context + 1)
         ids = torch.from_numpy(tokens[index].astype(np.int64)).to(device)
-        total += float(model.nats(ids, dtype=dtype).double().sum())
-    return total / (windows * context)
+        found.append(model.nats(ids, dtype=dtype).double().mean(1).cpu())
+    return torch.cat(found)
+
+
+def packed_nats(model: Transformer, tokens: Any, *, windows: int, dtype: torch.dtype) -> float:
+    """Mean nats a token over ``windows`` windows side by side, evenly spread over the line ``tokens``."""
+    return float(window_nats(model, tokens, windows=windows, dtype=dtype).mean())
 
 
 def metrics_of(writer: Writer, corpus: Corpus, run: Run, trained: Trained, data: Dataset) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from intaglio.models._pretrain import (
     train_on,
     windows,
 )
+from intaglio.models._start import SHARE, GoingOn, taken_over
 from intaglio.models._writer import Writer
 from intaglio.nn.device import machine, peak_memory_bytes
 
@@ -48,10 +49,13 @@ class Config(StepConfig):
                and for Chinese, Japanese and Korean.
     context:   tokens the model sees at once; left out, it follows from the length of the texts.
     steps:     updates of the weights; left out, from size and data.
+    start:     a ``gpt`` step to go on from: its weights and tokenizer are taken over, and trained on this data at a
+               lower learning rate; ``size`` then only says how long. Other figures stand beside those of the start.
     canaries:  so many random texts are put among the training texts, and how well they are remembered is told.
     """
 
     data: Annotated[Names, Role(stages=("data", "optimize"), media=("text",))]
+    start: Annotated[Names, Role(stages=("models",), media=("text",), many=False)] = ()
     size: Literal["tiny", "small", "base"] = "small"
     tokenizer: Literal["auto", "char", "byte", "bpe"] = "auto"
     context: int | None = Field(default=None, ge=8, le=32_768)
@@ -81,16 +85,26 @@ class Component:
         """Train on the texts of ``data``; the checkpoint in ``ctx.out`` is one that ``transformers`` loads.
 
         Returns figures: held-out nats and bits a character, bits a byte, beside character frequencies (unigram) on the
-        same text; None where nothing was held out. Errors: UserError where there is no text.
+        same text; None where nothing was held out. Where it goes on from another model, also that one's figure on the
+        same text, the change with its interval, and a verdict. Errors: UserError where there is no text, or where the
+        model to start from is none to start from.
         """
         if self.config.canaries:
             data = WithCanaries(data, self.config.canaries, seed=ctx.seed)
         with machine(device=ctx.device, threads=ctx.threads):
-            corpus = prepare(data, ctx, kind=self.config.tokenizer)
-            run, writer = begin(self.config, corpus, ctx)
-            trained = train_on(writer, corpus, run, ctx)
+            start = taken_over(ctx, kind=self.config.tokenizer)
+            corpus = prepare(data, ctx, kind=self.config.tokenizer if start is None else lambda _: start.tokenizer)
+            run, writer = begin(self.config, corpus, ctx, start=start)
+            if start is None:
+                going_on = None
+                trained = train_on(writer, corpus, run, ctx)
+            else:
+                going_on = GoingOn(start, data, ctx)
+                trained = train_on(writer, corpus, run, ctx, rate=SHARE, start=going_on.digest)
             ctx.progress(run.steps, run.steps, doing=t("measuring on held-out text"))
             metrics = metrics_of(writer, corpus, run, trained, data)
+            if going_on is not None:
+                metrics |= going_on.figures(writer)
             metrics["memorization"] = of_texts(writer, data, seed=ctx.seed, tokens=writer.usual_tokens)
             save(ctx.out, writer, metrics, trained, component="models/gpt")
         return {**metrics, "seconds": round(trained.seconds, 2), "peak_bytes": peak_memory_bytes(ctx.device)}
