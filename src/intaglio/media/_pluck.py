@@ -35,7 +35,7 @@ class Heard(Protocol):
 
 def frequency_hz(pitch: int) -> float:
     """Equal temperament, A4 (69) at 440 Hz."""
-    return 440.0 * 2.0 ** ((pitch - 69) / 12)
+    return 440.0 * float(2.0 ** ((pitch - 69) / 12))
 
 
 @functools.lru_cache(maxsize=512)

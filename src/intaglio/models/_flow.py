@@ -65,7 +65,7 @@ class Velocity(nn.Module):
             self.net: nn.Module = UNet(**own, blocks=shape.blocks, condition=shape.condition)
         else:
             self.net = DiT(**own, depth=shape.blocks, condition=shape.condition)
-        self.net.to(memory_format=torch.channels_last)
+        self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stubs forget it
 
     def forward(self, x: Tensor, t_B: Tensor, span_B: Tensor, rows_BK: Tensor | None = None) -> Tensor:
         return self.net(x, t_B, span_B, rows_BK)
@@ -86,7 +86,8 @@ def field(model: Velocity, rows_BK: Tensor | None = None, *, guidance: float = 1
                 return model(x, t_B, span_B, rows_BK)
             rows = torch.cat([rows_BK, torch.zeros_like(rows_BK)])
             both = model(torch.cat([x, x]), torch.cat([t_B, t_B]), torch.cat([span_B, span_B]), rows)
-            return flow.guided(*both.chunk(2), guidance)
+            with_condition, without = both.chunk(2)
+            return flow.guided(with_condition, without, guidance)
 
     return ask
 

@@ -57,7 +57,7 @@ class Velocity(nn.Module):
         super().__init__()
         self.shape = shape
         self.net = VideoUNet(**asdict(shape))
-        self.net.to(memory_format=torch.channels_last)
+        self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stubs forget it
 
     def forward(
         self, x: Tensor, t_B: Tensor, span_B: Tensor, first: Tensor | None = None, known_B: Tensor | None = None

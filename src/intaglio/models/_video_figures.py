@@ -52,9 +52,9 @@ def losses(model: fn.Velocity, lessons: fn.Lessons, judged: np.ndarray[Any, Any]
         noise = fn.noise_like(x, generator)
         time_B = fn.draw_times(len(x), x.shape[1], generator)
         at, wanted = flow.between(noise, x, time_B), x - noise
-        there = [each.to(model.device) for each in (noise, x, time_B, torch.zeros(len(x)))]
-        found["loss"].append(fn.loss(model, *there).cpu())
-        found["animate_loss"].append(fn.loss(model, *there[:3], torch.ones_like(there[3])).cpu())
+        noise_, x_, time_ = (each.to(model.device) for each in (noise, x, time_B))
+        found["loss"].append(fn.loss(model, noise_, x_, time_, torch.zeros_like(time_)).cpu())
+        found["animate_loss"].append(fn.loss(model, noise_, x_, time_, torch.ones_like(time_)).cpu())
         guess = flow.gaussian_velocity(at, time_B, mean, variance)
         found["baseline_loss"].append((guess - wanted).square().flatten(1).mean(1))
         guess = flow.gaussian_velocity(at[:, 1:], time_B, x[:, :1], strayed)

@@ -132,6 +132,7 @@ class VideoUNet(nn.Module):
         self.twice = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in zip(widths, widths[1:], strict=False))
         self.last = nn.Conv2d(width, (channels + 1) * patch**2, 3, padding=1)
         nn.init.zeros_(self.last.weight)
+        assert self.last.bias is not None
         with torch.no_grad():
             self.last.bias[-(patch**2) :] = KEPT
         self.patch, self.frames = patch, frames
