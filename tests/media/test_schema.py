@@ -131,7 +131,7 @@ SCHEMAS = st.recursive(LEAVES, wider, max_leaves=8).map(
 
 
 @given(SCHEMAS, st.integers(0, 2**32), st.integers(0, 60))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_random_walks_parse_validate_and_keep_the_budget(schema: dict[str, Any], seed: int, spare: int) -> None:
     budget = Schema(schema, budget_chars=10_000).least_chars + spare
     form = Schema(schema, budget_chars=budget)
@@ -143,7 +143,7 @@ def test_random_walks_parse_validate_and_keep_the_budget(schema: dict[str, Any],
 
 
 @given(SCHEMAS, st.integers(0, 2**32))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_a_mask_is_what_reading_each_token_gives(schema: dict[str, Any], seed: int) -> None:
     """Against the plainest way: every token read from the beginning by a recognizer that keeps nothing."""
     form = Schema(schema, budget_chars=Schema(schema, budget_chars=10_000).least_chars + 25)

@@ -48,7 +48,7 @@ class Schema:
         self.least_chars, self.budget_chars = value.cost(LEVELS), budget_chars
         if self.least_chars >= NEVER:
             raise UserError(
-                t("no JSON text fits this schema, or none nested less than {levels} deep", levels=LEVELS),
+                t("no JSON text fits this schema, or none that is nested at most {levels} deep", levels=LEVELS),
                 where="schema #",
                 fix=t("look for bounds that cross, and for objects that require themselves"),
             )

@@ -50,7 +50,7 @@ class Config(StepConfig):
     context:   tokens the model sees at once; left out, it follows from the length of the texts.
     steps:     updates of the weights; left out, from size and data.
     start:     a ``gpt`` step to go on from: its weights and tokenizer are taken over, and trained on this data at a
-               lower learning rate; ``size`` then only says how long. Other figures stand beside those of the start.
+               lower learning rate; ``size`` then only says how long. Its figures stand beside those of the start.
     canaries:  so many random texts are put among the training texts, and how well they are remembered is told.
     """
 
