@@ -14,7 +14,8 @@ from fractions import Fraction
 
 from PIL import Image, ImageDraw, ImageFont
 
-from intaglio.media._abc import SECTION_ENDS, Measure, Sign, Tune, beat_of, signature
+from intaglio.media._abc import SECTION_ENDS, Measure, Sign, Tune, signature
+from intaglio.media._abc_out import beat_of
 
 FINE = 3  # drawn larger by this
 SPACE = 9 * FINE

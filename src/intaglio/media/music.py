@@ -16,22 +16,23 @@ from intaglio.core.i18n import t
 from intaglio.media import Unreadable, _abc
 from intaglio.media._abc import (
     LETTERS,
+    SECTION_ENDS,
     SEMITONES,
     Measure,
     Sign,
     Tune,
-    complete_bars,
-    dump,
     looks_like_abc,
     parse,
     signature,
     tunes_in,
 )
+from intaglio.media._abc_out import body, dump
 
 __all__ = [
     "Note",
     "Piece",
     "Tune",
+    "body",
     "complete_bars",
     "dump",
     "looks_like_abc",
@@ -104,6 +105,25 @@ def piece_of(tune: Tune, *, repeats: bool = True) -> Piece:
             open_ties = ties
             at, into = at + sign.beats, into + sign.beats
     return Piece(tuple(notes), tempo_of(tune), tune.meter, tune.title, _abc.fifths(tune.key))
+
+
+def complete_bars(tune: Tune) -> tuple[int, int]:
+    """How many bars have the meter's length, and how many there are.
+
+    A section may begin with an upbeat, and its last bar may be short by an upbeat: its own or the next section's.
+    """
+    full = tune.full
+    if not full:
+        return 0, 0
+    firsts = {0, *(n + 1 for n, each in enumerate(tune.measures) if each.right in SECTION_ENDS)}
+    firsts |= {n for n, each in enumerate(tune.measures) if each.left}
+    upbeats = {each.beats for n, each in enumerate(tune.measures) if n in firsts and each.beats < full}
+    good = 0
+    for number, measure in enumerate(tune.measures):
+        last = measure.right in SECTION_ENDS
+        short = (number in firsts and measure.beats < full) or (last and full - measure.beats in upbeats)
+        good += measure.beats == full or (short and measure.beats > 0)
+    return good, len(tune.measures)
 
 
 def tempo_of(tune: Tune) -> float:

@@ -49,16 +49,16 @@ def plain(tune: music.Tune) -> str:
         raise Unreadable(t("it has no meter"))
     copied = dataclasses.replace(tune, measures=[_simple(measure) for measure in tune.measures])
     _drop_slurs(copied)
-    for measure, after in itertools.pairwise([*copied.measures, None]):
-        if after is None:
-            measure.right = ":|" if measure.right == ":|" else "|]"
-        elif after.left and measure.right != ":|":
+    for measure, after in itertools.pairwise(copied.measures):
+        if after.left and measure.right != ":|":
             measure.right = "|"
         elif measure.right == "|]":
             measure.right = "||"
+    last = copied.measures[-1]
+    last.right = ":|" if last.right == ":|" else "|]"
     rhythm = next((name for name in RHYTHMS if name.replace(" ", "") in tune.rhythm.replace(" ", "")), "")
     head = (f"R:{rhythm}\n" if rhythm else "") + f"M:{tune.meter[0]}/{tune.meter[1]}\nL:1/8\nK:{tune.key}\n"
-    return head + _abc.body(copied).replace("\n", "")
+    return head + music.body(copied).replace("\n", "")
 
 
 def _simple(measure: _abc.Measure) -> _abc.Measure:
@@ -69,8 +69,8 @@ def _simple(measure: _abc.Measure) -> _abc.Measure:
 def _drop_slurs(tune: music.Tune) -> None:
     """A tie between two different pitches is a slur in disguise: it says nothing here."""
     places = [(measure, n) for measure in tune.measures for n in range(len(measure.signs))]
-    for (measure, n), after in itertools.pairwise([*places, None]):
-        sign = measure.signs[n]
+    for number, (measure, n) in enumerate(places):
+        sign, after = measure.signs[n], places[number + 1] if number + 1 < len(places) else None
         follows = after[0].signs[after[1]].steps if after else ()
         if sign.tie and [step for step, _ in sign.steps] != [step for step, _ in follows]:
             measure.signs[n] = dataclasses.replace(sign, tie=False)

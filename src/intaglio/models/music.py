@@ -59,7 +59,7 @@ class Config(StepConfig):
     bars: int = Field(default=48, ge=2, le=400)
 
 
-TINY: dict[str, Any] = {"size": "tiny", "context": 16, "steps": 4, "bars": 4}
+TINY: dict[str, Any] = {"size": "tiny", "context": 16, "steps": 20, "bars": 4}
 
 
 class Component:
@@ -325,7 +325,8 @@ def _lengths(texts: Iterable[str]) -> list[int]:
 
 def sections_of(tune: music.Tune) -> list[int]:
     """Bars of each section as played once: an upbeat is none, a second ending takes the place of the first."""
-    lengths, count = [], 0
+    lengths: list[int] = []
+    count = 0
     for measure in tune.measures:
         if measure.left and count:
             lengths, count = [*lengths, count], 0
