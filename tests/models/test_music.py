@@ -134,7 +134,7 @@ def test_tunes_are_learned_and_come_as_sound_midi_abc_and_score(
 ) -> None:
     monkeypatch.setattr(model, "JUDGED", 4)
     ctx = RunContext(tmp_path)
-    figures = component().fit(ItemList(tunes(ctx)), ctx)
+    figures = component(steps=4).fit(ItemList(tunes(ctx)), ctx)
     assert figures["train_documents"] == 23 and figures["left_out"] == 1
     assert [text for text in ctx.warnings if "letter.txt" in text]
     assert figures["whole_bars"] == 1.0 > figures["whole_bars_without_rules"]
@@ -148,6 +148,8 @@ def test_tunes_are_learned_and_come_as_sound_midi_abc_and_score(
     tune = music.parse(ctx.path(item.files[2]).read_text("utf-8"))
     assert len(piece.notes) == len(music.piece_of(tune).notes) and item.meta["seconds"] > 1
     assert (item.meta["key"], item.meta["bars"]) == (tune.key, len(tune.measures))
+    with pytest.raises(UserError, match="as long as its bars"):
+        list(loaded.sample([5], ctx, seconds=3.0))
     started = loaded.texts([1, 2], start="M:6/8\nL:1/8\nK:G\nGAB")
     assert all(text.startswith("M:6/8\nL:1/8\nK:G\nGAB") for text in started) and started[0] != started[1]
     exported = component().export(ctx.out, tmp_path / "export")

@@ -230,8 +230,17 @@ class Player:
             found += [_ended(start + each.text) if ruled else start + each.text for each in made]
         return found
 
-    def sample(self, seeds: Sequence[int], ctx: Context) -> Iterator[Item]:
-        """A tune a seed: ``tune.wav``, ``tune.mid``, ``tune.abc`` and ``score.png``."""
+    def sample(self, seeds: Sequence[int], ctx: Context, seconds: float | None = None) -> Iterator[Item]:
+        """A tune a seed: ``tune.wav``, ``tune.mid``, ``tune.abc`` and ``score.png``.
+
+        Errors: UserError where ``seconds`` are asked for, as of a model of sounds.
+        """
+        if seconds is not None:
+            raise UserError(
+                t("a tune is as long as its bars, not so many seconds"),
+                where=f"[generate.{ctx.step}]",
+                fix=t("leave seconds out, and set bars in the model's step"),
+            )
         for first in range(0, len(seeds), SLOTS):
             some = seeds[first : first + SLOTS]
             for seed, text in zip(some, self.texts(some), strict=True):
