@@ -192,6 +192,15 @@ def test_a_vocabulary_without_a_character_writes_its_escape() -> None:
     assert form.accepts('{"春\\u7720":"曉\\ud83d\\ude00"}') and form.least_chars == len(text)
 
 
+def test_an_escape_is_not_taken_for_the_beginning_of_another() -> None:
+    properties = {'"': {"type": "null"}, "é\n": {"type": "null"}, "\x7f": {"const": "\\é"}}
+    form = Schema({"type": "object", "properties": properties, "required": ["é\n"]})
+    for text in ('{"\\"":null,"\\u00e9\\n":null}', '{"é\\n":null,"\\u007f":"\\\\\\u00e9"}'):
+        assert form.accepts(text) and json.loads(text).keys() <= properties.keys()
+    for seed in range(20):
+        assert "é\n" in json.loads(walk(form, seed, ["", *ASCII]))
+
+
 def test_answers_are_kept_and_not_to_be_written() -> None:
     form = Schema({"type": "string"})
     one, two = form.allow('"ab', VOCABULARY), form.allow('"abc', VOCABULARY)
@@ -235,6 +244,7 @@ def test_one_of_needs_branches_apart() -> None:
         ({"type": "object", "properties": {"x": {"$ref": "#"}}, "required": ["x"]}, "no JSON text fits"),
         ({"type": "integer", "minimum": True}, "a number is needed"),
         ({"const": float("nan")}, "no JSON value"),
+        ({"type": "object", "properties": {"\ud800": {"type": "null"}}}, "no JSON value"),
         ({"type": "string", "minLength": 3000}, "shortest text has 3002 characters"),
     ],
 )  # fmt: skip

@@ -8,6 +8,7 @@ character that lowers the cost by at least one, so a text whose cost fits into w
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -155,7 +156,7 @@ class Texts:
     """
 
     def __init__(self, written: Sequence[str]) -> None:
-        self.units = [[_spellings(char) for char in text] for text in written]
+        self.units = [[_spellings(unit) for unit in _UNIT.findall(text)] for text in written]
         self.left = []
         for units in self.units:
             costs = [0]
@@ -165,14 +166,20 @@ class Texts:
         self.start = Spot(self, tuple(range(len(written))), 0, "")
 
 
-def _spellings(char: str) -> tuple[str, str]:
-    escaped = json.dumps(char)[1:-1] if not char.isascii() else char
-    return ("" if "\ud800" <= char <= "\udfff" or char == "\ufffd" else char), escaped
+_UNIT = re.compile(r"\\u[0-9a-f]{4}|\\.|.", re.DOTALL)  # an escape is one, so that no spelling begins another
+
+
+def _spellings(unit: str) -> tuple[str, str]:
+    if unit.isascii():
+        return ("" if len(unit) > 1 else unit), unit
+    return ("" if unit == "\ufffd" else unit), json.dumps(unit)[1:-1]
 
 
 def compact(value: Any) -> str:
-    """Compact JSON. Errors: ValueError for what JSON cannot hold."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).replace("\x7f", "\\u007f")
+    """Compact JSON. Errors: ValueError for what JSON cannot hold, and for halves of surrogate pairs."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    text.encode()
+    return text.replace("\x7f", "\\u007f")
 
 
 class Literal(Node):

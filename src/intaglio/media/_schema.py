@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 from urllib.parse import unquote
@@ -121,6 +121,7 @@ class Compiler:
         for name in required:
             if name not in properties:
                 raise _wrong(f"{where}/required", t("'{name}' is required, but no property says what it is", name=name))
+        _check_writable(properties, f"{where}/properties")
         node = Object(
             [
                 Property(name, self.value(each, f"{where}/properties/{name}"), name in required)
@@ -232,14 +233,18 @@ def _kinds(value: Any) -> set[str]:
 
 def _literal(values: list[Any], types: Any, where: str) -> Iterator[Node]:
     wanted = {types} if isinstance(types, str) else set(types or KEYWORDS)
+    _check_writable(values, where)
+    fitting = [value for value in values if _kinds(value) & wanted]
+    if fitting:
+        yield Literal(fitting)
+
+
+def _check_writable(values: Iterable[Any], where: str) -> None:
     try:
         for value in values:
             compact(value)
     except (ValueError, TypeError) as error:
         raise _wrong(where, t("this is no JSON value: {error}", error=error)) from error
-    fitting = [value for value in values if _kinds(value) & wanted]
-    if fitting:
-        yield Literal(fitting)
 
 
 def _number(schema: Mapping[str, Any], where: str, *, whole: int, point: int) -> Number:
