@@ -1,6 +1,8 @@
 """Wall time of `gpt` to the held-out loss that nanoGPT reaches with its own CPU configuration, on the same text.
 
-Usage: python bench/gpt.py --nanogpt CHECKOUT --text input.txt [--steps 135] [--seeds 3] [--rounds 1]
+Usage: python bench/gpt.py [--nanogpt CHECKOUT] [--text input.txt] [--steps 135] [--seeds 3] [--rounds 1] [--quick]
+Without the first two, nanoGPT and the text of its example (tinyshakespeare) are fetched from GitHub into the user's
+cache folder; where that cannot be reached the bench says so and ends.
 nanoGPT runs its `config/train_shakespeare_char.py` with the CPU flags of its README (2,000 updates of 12 x 64
 characters, 4 layers of width 128), in a copy of the checkout. Ours is the whole component, `models/gpt` size `tiny`,
 context 64: the same depth, width and context, about as many weights. Both learn from the first nine tenths of the text.
@@ -25,11 +27,14 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
+NANOGPT = "https://github.com/karpathy/nanoGPT"
+TEXT = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 CONTEXT = 64
 FLAGS = (
     "--device=cpu --compile=False --eval_iters=20 --log_interval=1 --block_size=64 --batch_size=12 --n_layer=4 "
@@ -62,13 +67,29 @@ class Quiet:
     def __init__(self, folder: Path, *, seed: int, threads: int) -> None:
         self.step, self.seed, self.device, self.threads, self.offline = "bench", seed, "cpu", threads, True
         self.out, self.work, self.project, self.languages = folder / "out", folder / "work", folder, ("en",)
+        self.inputs: dict[str, Any] = {}
+        self.settings: dict[str, Any] = {}
         for each in (self.out, self.work):
             each.mkdir(parents=True)
 
     def progress(self, done: float, total: float, **numbers: float | str) -> None: ...
     def warn(self, message: str) -> None: ...
     def metric(self, **values: Any) -> None: ...
+    def curve(self, step: int, **values: float) -> None: ...
     def preview(self, name: str, data: bytes) -> None: ...
+
+
+def fetched() -> tuple[Path, Path]:
+    """A checkout of nanoGPT and its text, in the user's cache folder. Errors: OSError where they cannot be fetched."""
+    home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "intaglio-bench"
+    home.mkdir(parents=True, exist_ok=True)
+    checkout, text = home / "nanoGPT", home / "tinyshakespeare.txt"
+    if not (checkout / "train.py").is_file():
+        subprocess.run(["git", "clone", "--quiet", "--depth", "1", NANOGPT, str(checkout)], check=True)
+    if not text.is_file():
+        with urllib.request.urlopen(TEXT, timeout=60) as answer:
+            text.write_bytes(answer.read())
+    return checkout, text
 
 
 def halves(text: str) -> tuple[str, str]:
@@ -89,8 +110,8 @@ def run_ours(options: argparse.Namespace) -> None:
 
 
 def timed(command: Sequence[str], *, threads: int, cwd: Path | None = None) -> float:
-    # Both sides wait for their threads without spinning, as the runner's workers do: a neighbor would cost tenfold.
-    waiting = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+    # On both sides idle threads spin a moment only, as in the runner's workers: a neighbor would cost tenfold.
+    waiting = {"OMP_NUM_THREADS": str(threads), "GOMP_SPINCOUNT": "1000"}
     environment = {**os.environ, **waiting, "PYTHONPATH": str(ROOT / "src")}
     start = time.perf_counter()
     subprocess.run(command, check=True, cwd=cwd, env=environment, stdout=sys.stderr)
@@ -217,10 +238,11 @@ def surroundings(options: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nanogpt", type=Path, help="a checkout of karpathy/nanoGPT")
-    parser.add_argument("--text", required=True, help="the text both learn from, such as tinyshakespeare's input.txt")
+    parser.add_argument("--text", default="", help="the text both learn from, such as tinyshakespeare's input.txt")
     parser.add_argument("--steps", type=int, default=135, help="updates of ours")
     parser.add_argument("--seeds", type=int, default=3, help="runs of ours")
     parser.add_argument("--rounds", type=int, default=1, help="runs of nanoGPT")
+    parser.add_argument("--quick", action="store_true", help="one seed of ours; writes no file")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--machine", default=f"{platform.machine()}-{os.cpu_count()}core")
     for name in ("--side", "--folder"):
@@ -230,13 +252,23 @@ def main() -> None:
     if options.side == "ours":
         run_ours(options)
         return
-    if options.nanogpt is None or not (options.nanogpt / "train.py").is_file():
+    if options.quick:
+        options.seeds = 1
+    if options.nanogpt is None or not options.text:
+        try:
+            checkout, text = fetched()
+        except (OSError, subprocess.CalledProcessError) as error:
+            print(f"nanoGPT cannot be fetched ({error}); give --nanogpt and --text", file=sys.stderr)
+            return
+        options.nanogpt, options.text = options.nanogpt or checkout, options.text or str(text)
+    if not (options.nanogpt / "train.py").is_file():
         parser.error("--nanogpt must be a checkout of karpathy/nanoGPT (its folder holds train.py)")
     result = {**surroundings(options), **compare(options)}
     folder = Path(__file__).parent / "results"
     folder.mkdir(exist_ok=True)
     month = datetime.date.today().strftime("%Y%m")
-    (folder / f"gpt_{options.machine}_{month}.json").write_text(json.dumps(result, indent=1) + "\n")
+    if not options.quick:
+        (folder / f"gpt_{options.machine}_{month}.json").write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result))
 
 

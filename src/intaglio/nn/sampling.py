@@ -10,7 +10,8 @@ Shapes:  B sequences, T time, L columns of the cache, N query heads, K key and v
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -21,6 +22,7 @@ from torch import Tensor
 from intaglio.nn.transformer import QK_GAIN, Transformer
 
 SLOTS = 32  # sequences written at once
+ALONE_BELOW = 3e7  # operations of a product: below it a second thread costs more than it brings
 
 
 class Settings(Protocol):
@@ -210,7 +212,21 @@ def _normalize(x: Tensor, eps: float) -> Tensor:
 def write(decoder: Decoder, lines: Sequence[Line], settings: Settings, *, end: int) -> None:
     """Write every line to its end, ``SLOTS`` at a time; the result is in the lines. end: the token that ends a text."""
     for start in range(0, len(lines), SLOTS):
-        _write_together(decoder, list(lines[start : start + SLOTS]), settings, end)
+        together = list(lines[start : start + SLOTS])
+        with _threads(decoder.shape.width * decoder.shape.hidden * 4 * len(together)):
+            _write_together(decoder, together, settings, end)
+
+
+@contextmanager
+def _threads(operations: float) -> Iterator[None]:
+    """One thread for products of so few operations, as many as there were for others."""
+    before = torch.get_num_threads()
+    if operations < ALONE_BELOW:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _write_together(decoder: Decoder, lines: list[Line], settings: Settings, end: int) -> None:

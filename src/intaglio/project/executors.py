@@ -41,7 +41,8 @@ class _Process:
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             environment[name] = str(call.threads)
         environment["TOKENIZERS_PARALLELISM"] = "false"
-        environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads must not spin against the step beside
+        if "OMP_WAIT_POLICY" not in environment:  # idle threads spin a moment only, or they would stop the step beside
+            environment.setdefault("GOMP_SPINCOUNT", "1000")
         environment.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         self._telling = threading.Lock()
         self._process = subprocess.Popen(
