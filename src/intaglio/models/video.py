@@ -4,8 +4,8 @@ Papers:  Liu et al. (2022), "Flow Straight and Fast", arXiv:2209.03003, eq. 1; H
          Models", arXiv:2204.03458; Blattmann et al. (2023), "Align your Latents", arXiv:2304.08818 (flow over the codes
          of a picture autoencoder, with layers along time).
 Code:    written from the papers; differs in: times are moved towards the noise by the number of frames; a given first
-         frame stands still in the flow; loops are learned on a circle of time. Without ``codes`` it learns over pixels:
-         at 32 to 64 a side, on hours of a processor, that is clear where a small autoencoder would blur.
+         frame stands still in the flow; loops are learned on a circle of time. Without ``codes`` it learns over pixels,
+         which is simpler; which of the two is better at 32 to 64 a side has not been measured.
 Licence: ours. Weights inherit the licence of the films they learned from.
 """
 
