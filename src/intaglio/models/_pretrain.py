@@ -188,7 +188,7 @@ def train_on(writer: Writer, corpus: Corpus, run: Run, ctx: Context, *, rate: fl
         warmup=0.04,
         cooldown=0.8,
         evaluations=times,
-        previews=min(5, times),
+        previews=max(2, min(5, run.steps // 60)),
     )
 
     def loss(step: int, gen: torch.Generator) -> Tensor:
