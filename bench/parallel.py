@@ -1,6 +1,6 @@
 """Per-core efficiency of a training shared by two processes, against one process on one core.
 
-Usage: python bench/parallel.py [--quick] [--rounds 5] [--processes 2]
+Usage: python bench/parallel.py [--quick] [--rounds 5] [--processes 2] [--only gpt,vae]
 Work: `models/gpt` size small (6 layers of width 256, 16 windows of 256 tokens a process), and the convolutional net of
 `models/vae` size tiny (64 pictures of 32 pixels a process), each through `nn.loop.train` with its own optimizers, on
 made data. One process with one thread trains on its share alone; two processes with one thread each train on twice as
@@ -132,7 +132,7 @@ def spread(values: list[float], digits: int) -> dict[str, float]:
 
 
 def compare(side: str, options: argparse.Namespace) -> dict[str, Any]:
-    steps = {"gpt": 30, "vae": 60}[side] if options.quick else {"gpt": 60, "vae": 200}[side]
+    steps = {"gpt": 20, "vae": 60}[side] if options.quick else {"gpt": 40, "vae": 200}[side]
     one, several, beside = [], [], []
     for _ in range(options.rounds):
         one.append(turn(side, 1, steps))
@@ -155,6 +155,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one round, few updates")
     parser.add_argument("--rounds", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--only", default=",".join(SHAPES), help="which trainings")
     parser.add_argument("--machine", default=f"{platform.machine()}-{os.cpu_count()}core")
     parser.add_argument("--side", default="", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, default=None, help=argparse.SUPPRESS)
@@ -178,8 +179,8 @@ def main() -> None:
         "processes": options.processes,
         "load_before": round(os.getloadavg()[0], 2),
     }
-    result |= {side: compare(side, options) for side in SHAPES}
-    if not options.quick:
+    result |= {side: compare(side, options) for side in options.only.split(",")}
+    if not options.quick and set(options.only.split(",")) == set(SHAPES):
         folder = Path(__file__).parent / "results"
         folder.mkdir(exist_ok=True)
         month = datetime.date.today().strftime("%Y%m")
