@@ -77,6 +77,7 @@ class Decoder:
             self.turn_TH = model.turn_TH * QK_GAIN
         self.turned = False
         self.group = shape.heads // shape.kv_heads
+        self.operations = 4.0 * shape.width * shape.hidden  # of the largest product in a layer, a row
         self.reset(1)
 
     def reset(self, batch: int) -> None:
@@ -213,7 +214,7 @@ def write(decoder: Decoder, lines: Sequence[Line], settings: Settings, *, end: i
     """Write every line to its end, ``SLOTS`` at a time; the result is in the lines. end: the token that ends a text."""
     for start in range(0, len(lines), SLOTS):
         together = list(lines[start : start + SLOTS])
-        with _threads(decoder.shape.width * decoder.shape.hidden * 4 * len(together)):
+        with _threads(decoder.operations * len(together)):
             _write_together(decoder, together, settings, end)
 
 
