@@ -6,7 +6,14 @@ killed in the middle of it in a test that takes seconds and needs no torch.
 
 from __future__ import annotations
 
+import importlib
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from intaglio.core import registry
 
 COMPONENTS = {
     "data": (
@@ -295,6 +302,30 @@ a print is a mirror that can be bought
 snow on the roof and black on the fingers
 the last sheet is always the best one
 """
+
+
+@contextmanager
+def installed(folder: Path) -> Iterator[Path]:
+    """The package installed in ``folder``, on the path of this process and of those it starts; then gone again."""
+    site = install(folder)
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(site), *([before] if before else [])])
+    sys.path.insert(0, str(site))
+    _forget()
+    yield site
+    sys.path.remove(str(site))
+    _forget()
+    os.environ.pop("PYTHONPATH")
+    if before is not None:
+        os.environ["PYTHONPATH"] = before
+
+
+def _forget() -> None:
+    """What Python and the registry know of an earlier installation: a package once imported keeps its old folder."""
+    for name in [name for name in sys.modules if name.split(".")[0] == "intaglio_markov"]:
+        del sys.modules[name]
+    importlib.invalidate_caches()
+    registry._plugins.cache_clear()
 
 
 def install(folder: Path) -> Path:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import os
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from intaglio.core import registry
 from intaglio.project import card_layout, cards, open_project
 from tests.project import plugin
 
@@ -143,18 +139,8 @@ def test_chinese(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------------- in a real project
 @pytest.fixture(scope="module")
 def _installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    site = plugin.install(tmp_path_factory.mktemp("site"))
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(site), *([before] if before else [])])
-    sys.path.insert(0, str(site))
-    importlib.invalidate_caches()
-    registry._plugins.cache_clear()
-    yield
-    sys.path.remove(str(site))
-    registry._plugins.cache_clear()
-    os.environ.pop("PYTHONPATH")
-    if before is not None:
-        os.environ["PYTHONPATH"] = before
+    with plugin.installed(tmp_path_factory.mktemp("site")):
+        yield
 
 
 @pytest.mark.usefixtures("_installed")

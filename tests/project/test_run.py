@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import random
@@ -15,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from intaglio.core import registry
 from intaglio.core.errors import UserError
 from intaglio.project import Project, open_project
 from intaglio.project.executors import in_process
@@ -25,21 +23,8 @@ from tests.project import plugin
 @pytest.fixture(scope="module", autouse=True)
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The plug-in on the path of this process and of the workers it starts."""
-    site = plugin.install(tmp_path_factory.mktemp("site"))
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(site), *([before] if before else [])])
-    os.environ["INTAGLIO_HOME"] = str(tmp_path_factory.mktemp("home"))
-    sys.path.insert(0, str(site))
-    importlib.invalidate_caches()
-    registry._plugins.cache_clear()
-    yield site
-    sys.path.remove(str(site))
-    registry._plugins.cache_clear()
-    os.environ.pop("INTAGLIO_HOME")
-    if before is None:
-        os.environ.pop("PYTHONPATH")
-    else:
-        os.environ["PYTHONPATH"] = before
+    with plugin.installed(tmp_path_factory.mktemp("site")) as site:
+        yield site
 
 
 @pytest.fixture
