@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -118,3 +122,44 @@ def kept(results: Iterable[Item | Skip]) -> list[Item]:
 def skips(results: Iterable[Item | Skip]) -> list[Skip]:
     """Only the skips of what a source or transform yielded."""
     return [each for each in results if isinstance(each, Skip)]
+
+
+# ------------------------------------------------------------------------------------------------ killed in the middle
+def train_apart(
+    test_file: str, call: str, root: Path, *, kill_at: str = "", beyond: int = 10, pause: float = 0.0
+) -> None:
+    """Run ``call``, a training in Python over the names of ``test_file`` and ``root``, in a process of its own.
+
+    kill_at: a state of the loop below ``root``; once it is beyond that step, ``pause`` seconds later, SIGKILL comes.
+    """
+    here = Path(test_file)
+    paths = [str(here.parent), str(Path(__file__).parent.parent), *sys.path]
+    start = f"import sys; sys.path[:0] = {paths!r}\nfrom pathlib import Path\nfrom {here.stem} import *\n"
+    start += f"root = Path({str(root)!r})\n{call}"
+    process = subprocess.Popen([sys.executable, "-c", start], start_new_session=True)
+    if kill_at:
+        while process.poll() is None and not _step(root / kill_at) > beyond:
+            time.sleep(0.02)
+        time.sleep(pause)
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+    process.wait(timeout=300)
+    assert process.returncode == 0 or kill_at
+
+
+def _step(path: Path) -> int:
+    from intaglio.nn.checkpoint import load_tensors
+
+    try:
+        return int(load_tensors(path)[1]["state"]["step"])
+    except (ValueError, FileNotFoundError):
+        return 0
+
+
+def assert_same_files(one: Path, other: Path) -> None:
+    """Both folders hold the same names and bytes."""
+    names = sorted(path.name for path in one.iterdir())
+    assert names == sorted(path.name for path in other.iterdir())
+    for name in names:
+        if (one / name).is_file():
+            assert (one / name).read_bytes() == (other / name).read_bytes(), name

@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +19,7 @@ from intaglio.models import _conditions, gan
 from intaglio.models._conditions import Conditions
 from intaglio.nn import measures
 from intaglio.nn.augment import Kinds
-from intaglio.nn.checkpoint import load_tensors
-from tests.support import ItemList, RunContext
+from tests.support import ItemList, RunContext, assert_same_files, train_apart
 
 COLOURS = ("red", "green", "blue")
 
@@ -315,43 +309,12 @@ def test_estimate_grows_with_the_dial() -> None:
 
 
 # ------------------------------------------------------------------------------------------ resume
-SCRIPT = """
-import sys
-sys.path[:0] = {paths!r}
-from pathlib import Path
-from test_gan import fitted
-fitted(Path({root!r}), images=9600, condition="label", flip=True)
-"""
-
-
-def _run(root: Path, *, kill_after: float | None) -> None:
-    paths = [str(Path(__file__).parent), str(Path(__file__).parent.parent.parent), *sys.path]
-    program = SCRIPT.format(paths=paths, root=str(root))
-    process = subprocess.Popen([sys.executable, "-c", program], start_new_session=True)
-    if kill_after is not None:
-        state = root / "work" / "good.safetensors"
-        while process.poll() is None and not (state.exists() and _step(state) > 60):
-            time.sleep(0.02)
-        time.sleep(kill_after)
-        if process.poll() is None:
-            os.kill(process.pid, signal.SIGKILL)
-    process.wait(timeout=300)
-    assert process.returncode == 0 or kill_after is not None
-
-
-def _step(path: Path) -> int:
-    try:
-        return int(load_tensors(path)[1]["state"]["step"])
-    except (ValueError, FileNotFoundError):
-        return 0
-
-
 @pytest.mark.slow
 def test_killed_and_resumed_training_ends_in_the_same_bytes(tmp_path: Path) -> None:
-    _run(tmp_path / "whole", kill_after=None)
-    _run(tmp_path / "killed", kill_after=0.3)
-    killed_early = not (tmp_path / "killed" / "out" / "model.safetensors").exists()
-    _run(tmp_path / "killed", kill_after=None)
-    assert killed_early, "the training ended before it was killed: lengthen it"
-    for path in (tmp_path / "whole" / "out").iterdir():
-        assert path.read_bytes() == (tmp_path / "killed" / "out" / path.name).read_bytes(), path.name
+    call = 'fitted(root, images=9600, condition="label", flip=True)'
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    train_apart(__file__, call, whole)
+    train_apart(__file__, call, killed, kill_at="work/good.safetensors", beyond=60, pause=0.3)
+    assert not (killed / "out" / "model.safetensors").exists(), "the training ended before it was killed: lengthen it"
+    train_apart(__file__, call, killed)
+    assert_same_files(whole / "out", killed / "out")

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +16,7 @@ from intaglio.generate import sound as generator
 from intaglio.media import audio
 from intaglio.models import sound
 from intaglio.nn.checkpoint import load_tensors
-from tests.support import ItemList, RunContext
+from tests.support import ItemList, RunContext, assert_same_files, train_apart
 
 RATE_HZ = 8000
 
@@ -209,42 +204,13 @@ def test_estimate_grows_with_the_work() -> None:
 
 
 # ------------------------------------------------------------------------------------------ resume
-SCRIPT = """
-import sys
-sys.path[:0] = {paths!r}
-from pathlib import Path
-from test_sound import fitted
-fitted(Path({root!r}), steps=400, adversarial=0.5)
-"""
-
-
-def _run(root: Path, *, phase: str | None) -> None:
-    paths = [str(Path(__file__).parent), str(Path(__file__).parent.parent.parent), *sys.path]
-    program = SCRIPT.format(paths=paths, root=str(root))
-    process = subprocess.Popen([sys.executable, "-c", program], start_new_session=True)
-    if phase is not None:
-        state = root / "work" / phase / "good.safetensors"
-        while process.poll() is None and not (state.exists() and _step(state) > 10):
-            time.sleep(0.02)
-        if process.poll() is None:
-            os.kill(process.pid, signal.SIGKILL)
-    process.wait(timeout=300)
-    assert process.returncode == 0 or phase is not None
-
-
-def _step(path: Path) -> int:
-    try:
-        return int(load_tensors(path)[1]["state"]["step"])
-    except (ValueError, FileNotFoundError):
-        return 0
-
-
 @pytest.mark.slow
 def test_killed_in_both_phases_and_resumed_it_ends_in_the_same_bytes(tmp_path: Path) -> None:
-    _run(tmp_path / "whole", phase=None)
+    call = "fitted(root, steps=400, adversarial=0.5)"
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    train_apart(__file__, call, whole)
     for phase in ("first", "second"):
-        _run(tmp_path / "killed", phase=phase)
-        assert not (tmp_path / "killed" / "out" / "config.json").exists(), "it ended before it was killed: lengthen it"
-    _run(tmp_path / "killed", phase=None)
-    for path in (tmp_path / "whole" / "out").iterdir():
-        assert path.read_bytes() == (tmp_path / "killed" / "out" / path.name).read_bytes(), path.name
+        train_apart(__file__, call, killed, kill_at=f"work/{phase}/good.safetensors")
+        assert not (killed / "out" / "config.json").exists(), "it ended before it was killed: lengthen it"
+    train_apart(__file__, call, killed)
+    assert_same_files(whole / "out", killed / "out")

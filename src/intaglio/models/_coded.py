@@ -23,9 +23,10 @@ from intaglio.core.i18n import t
 from intaglio.media import image as images
 from intaglio.models import _conditions
 from intaglio.models import _quantized as vq
+from intaglio.models._checkpoint import read, reading, write
 from intaglio.models._pictures import Shard
 from intaglio.nn import transformer
-from intaglio.nn.checkpoint import load_tensors, save_tensors, write_atomic
+from intaglio.nn.checkpoint import write_atomic
 from intaglio.nn.device import machine
 from intaglio.nn.order import derive
 from intaglio.nn.sampling import Decoder, filtered
@@ -177,23 +178,16 @@ def log_frequency(codes_VNL: np.ndarray[Any, Any], codebook: int) -> Tensor:
 # -------------------------------------------------------------------------------------------------------- checkpoint
 def write_checkpoint(folder: Path, model: CodeModel, facts: Mapping[str, Any], tokenizer: vq.Codes) -> None:
     """What ``read_checkpoint`` reads, and below ``vq/`` a copy of the model whose codes these are."""
-    save_tensors(folder / "model.safetensors", model.state_dict())
-    text = json.dumps({**facts, "shape": asdict(model.shape)}, indent=1, sort_keys=True) + "\n"
-    write_atomic(folder / "config.json", text.encode())
+    write(folder, model.state_dict(), {**facts, "shape": asdict(model.shape)})
     tokenizer.save(folder / "vq")
 
 
 def read_checkpoint(folder: Path, device: str) -> tuple[CodeModel, dict[str, Any]]:
     """Network and ``config.json``. Errors: UserError where the folder holds no checkpoint of codes."""
-    try:
-        facts = json.loads((folder / "config.json").read_text("utf-8"))
-        if facts["kind"] != "codes":
-            raise ValueError(f"kind is {facts['kind']}")
+    with reading(folder, "codes"):
+        tensors, facts = read(folder, "codes", device)
         model = CodeModel(Shape(**facts["shape"]))
-        model.load_state_dict(load_tensors(folder / "model.safetensors", device=device)[0])
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:  # RuntimeError: tensors of another shape
-        what = t("this folder holds no codes checkpoint ({error})", error=str(error)[:200])
-        raise UserError(what, where=folder.name, fix=t("train it again: intaglio run")) from error
+        model.load_state_dict(tensors)
     return model.to(device).eval(), facts
 
 

@@ -5,7 +5,6 @@ Pictures are computed one at a time in float32, so that none depends on what is 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,9 +20,10 @@ from intaglio.core.i18n import t
 from intaglio.media import image as images
 from intaglio.models import _adversary as game
 from intaglio.models import _conditions
+from intaglio.models._checkpoint import read, reading
 from intaglio.models._pictures import Form
 from intaglio.nn import gan
-from intaglio.nn.checkpoint import load_tensors, write_atomic
+from intaglio.nn.checkpoint import write_atomic
 from intaglio.nn.device import machine
 from intaglio.nn.order import derive
 
@@ -32,15 +32,11 @@ FILES = ("model.safetensors", "config.json")
 
 def read_checkpoint(folder: Path, device: str) -> tuple[gan.Generator, dict[str, Any]]:
     """The generator and ``config.json``. Errors: UserError where the folder holds no gan checkpoint."""
-    try:
-        facts = json.loads((folder / "config.json").read_text("utf-8"))
-        tensors, _ = load_tensors(folder / "model.safetensors", device=device)
+    with reading(folder, "gan"):
+        tensors, facts = read(folder, "gan", device)
         model = gan.Generator(**facts["shape"])
         model.load_state_dict(tensors)
         _conditions.restored(facts["conditions"])
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        what = t("this folder holds no gan checkpoint ({error})", error=str(error)[:200])
-        raise UserError(what, where=folder.name, fix=t("train it again: intaglio run")) from error
     return model.to(device).eval(), facts
 
 

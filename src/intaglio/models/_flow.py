@@ -6,7 +6,6 @@ Shapes:  B batch, C channels, H height, W width, K numbers of a condition. Pictu
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,13 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from intaglio.core.contracts import Context
-from intaglio.core.errors import UserError
-from intaglio.core.i18n import t
 from intaglio.models import _conditions
+from intaglio.models._checkpoint import read, reading, write
 from intaglio.models._pictures import Shard
 from intaglio.models._prints import Prints
 from intaglio.nn import flow
-from intaglio.nn.checkpoint import load_tensors, save_tensors, write_atomic
 from intaglio.nn.device import autocast, fast_dtype
 from intaglio.nn.dit import DiT
 from intaglio.nn.unet import UNet
@@ -159,23 +156,17 @@ class Lessons:
 # ------------------------------------------------------------------------------------------------------- checkpoint
 def write_checkpoint(folder: Path, model: Velocity, facts: Mapping[str, Any], codes: Prints | None) -> None:
     """What ``read_checkpoint`` reads: weights, ``config.json``, and below ``codes/`` a copy of the vae it stands on."""
-    save_tensors(folder / "model.safetensors", model.state_dict())
-    write_atomic(folder / "config.json", (json.dumps(dict(facts), indent=1, sort_keys=True) + "\n").encode())
+    write(folder, model.state_dict(), facts)
     if codes is not None:
         codes.save(folder / "codes")
 
 
 def read_checkpoint(folder: Path, device: str) -> tuple[Velocity, dict[str, Any]]:
     """Network and ``config.json``. Errors: UserError where the folder holds no flow checkpoint."""
-    try:
-        facts = json.loads((folder / "config.json").read_text("utf-8"))
-        if facts["kind"] != "flow":
-            raise ValueError(f"kind is {facts['kind']}")
+    with reading(folder, "flow"):
+        tensors, facts = read(folder, "flow", device)
         model = Velocity(Shape(**facts["shape"]))
-        model.load_state_dict(load_tensors(folder / "model.safetensors", device=device)[0])
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        what = t("this folder holds no flow checkpoint ({error})", error=str(error)[:200])
-        raise UserError(what, where=folder.name, fix=t("train it again: intaglio run")) from error
+        model.load_state_dict(tensors)
     return model.to(device).eval(), facts
 
 

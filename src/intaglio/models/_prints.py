@@ -5,7 +5,6 @@ Prints are computed one at a time in float32, so that none depends on what is dr
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,11 @@ from intaglio.media import Unreadable
 from intaglio.media import image as images
 from intaglio.models import _autoencoder as ae
 from intaglio.models import _density
+from intaglio.models._checkpoint import read, reading, write
 from intaglio.models._density import Density
 from intaglio.models._feed import floats
 from intaglio.models._pictures import Form, decoded
-from intaglio.nn.checkpoint import load_tensors, save_tensors, write_atomic
+from intaglio.nn.checkpoint import write_atomic
 from intaglio.nn.device import machine
 
 AT_ONCE = 128  # pictures
@@ -34,24 +34,17 @@ FILES = ("model.safetensors", "config.json")
 
 def read_checkpoint(folder: Path, device: str) -> tuple[ae.Autoencoder, Density, dict[str, Any]]:
     """Network, density of codes, and ``config.json``. Errors: UserError where the folder holds no vae checkpoint."""
-    try:
-        facts = json.loads((folder / "config.json").read_text("utf-8"))
-        tensors, _ = load_tensors(folder / "model.safetensors", device=device)
+    with reading(folder, "vae"):
+        tensors, facts = read(folder, "vae", device)
         model = ae.Autoencoder(ae.Shape(**facts["shape"]))
         model.load_state_dict({name: value for name, value in tensors.items() if not name.startswith("prior.")})
         prior = _density.of({name: value.cpu() for name, value in tensors.items() if name.startswith("prior.")})
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:  # RuntimeError: tensors of another shape
-        what = t("this folder holds no vae checkpoint ({error})", error=str(error)[:200])
-        raise UserError(what, where=folder.name, fix=t("train it again: intaglio run")) from error
     return model.to(device).eval(), prior, facts
 
 
 def write_checkpoint(folder: Path, model: ae.Autoencoder, prior: Density, facts: Mapping[str, Any]) -> None:
     """What ``read_checkpoint`` reads."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_tensors(folder / "model.safetensors", {**model.state_dict(), **prior.tensors()})
-    text = json.dumps(dict(facts), indent=1, sort_keys=True) + "\n"
-    write_atomic(folder / "config.json", text.encode())
+    write(folder, {**model.state_dict(), **prior.tensors()}, facts)
 
 
 class Prints:

@@ -5,7 +5,6 @@ Shapes:  B batch, N pictures, C channels, H height, W width, K codebook. Picture
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,10 +20,10 @@ from intaglio.core.errors import UserError
 from intaglio.core.i18n import t
 from intaglio.media import Unreadable
 from intaglio.media import image as images
+from intaglio.models._checkpoint import read, reading, write
 from intaglio.models._feed import floats
 from intaglio.models._pictures import Form, decoded
 from intaglio.nn import vision
-from intaglio.nn.checkpoint import load_tensors, save_tensors, write_atomic
 from intaglio.nn.device import machine
 from intaglio.nn.quantize import Codebook, Quantized
 
@@ -106,23 +105,16 @@ class Tokenizer(nn.Module):
 
 def read_checkpoint(folder: Path, device: str) -> tuple[Tokenizer, dict[str, Any]]:
     """Network and ``config.json``. Errors: UserError where the folder holds no vq checkpoint."""
-    try:
-        facts = json.loads((folder / "config.json").read_text("utf-8"))
-        tensors, _ = load_tensors(folder / "model.safetensors", device=device)
+    with reading(folder, "vq"):
+        tensors, facts = read(folder, "vq", device)
         model = Tokenizer(Shape(**facts["shape"]))
         model.load_state_dict(tensors)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:  # RuntimeError: tensors of another shape
-        what = t("this folder holds no vq checkpoint ({error})", error=str(error)[:200])
-        raise UserError(what, where=folder.name, fix=t("train it again: intaglio run")) from error
     return model.to(device).eval(), facts
 
 
 def write_checkpoint(folder: Path, model: Tokenizer, facts: Mapping[str, Any]) -> None:
     """What ``read_checkpoint`` reads."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_tensors(folder / "model.safetensors", model.state_dict())
-    text = json.dumps({**facts, "shape": asdict(model.shape)}, indent=1, sort_keys=True) + "\n"
-    write_atomic(folder / "config.json", text.encode())
+    write(folder, model.state_dict(), {**facts, "shape": asdict(model.shape)})
 
 
 class Codes:

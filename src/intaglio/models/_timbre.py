@@ -6,7 +6,6 @@ longer sound is several trajectories faded into each other. Sounds are made one 
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,10 +21,11 @@ from intaglio.core.contracts import Context, Item
 from intaglio.core.errors import UserError
 from intaglio.core.i18n import t
 from intaglio.media import Unreadable, audio, image
+from intaglio.models._checkpoint import read, reading
 from intaglio.models._density import Mixture
 from intaglio.models._sounds import PEAK, Sounds, path_of
 from intaglio.nn import sound as nets
-from intaglio.nn.checkpoint import load_tensors, write_atomic
+from intaglio.nn.checkpoint import write_atomic
 from intaglio.nn.device import machine
 from intaglio.nn.order import derive
 
@@ -68,17 +68,13 @@ def trajectories(model: nets.SoundNet, sounds: Sounds, windows: np.ndarray[Any, 
 
 def read_checkpoint(folder: Path, device: str) -> tuple[nets.SoundNet, Mixture, Codes, dict[str, Any]]:
     """Network, density, directions and ``config.json``. Errors: UserError where the folder holds no such checkpoint."""
-    try:
-        facts = json.loads((folder / "config.json").read_text("utf-8"))
-        tensors, _ = load_tensors(folder / "model.safetensors", device=device)
+    with reading(folder, "sound"):
+        tensors, facts = read(folder, "sound", device)
         model = nets.SoundNet(nets.SoundShape(**facts["shape"]))
         own = {name: value for name, value in tensors.items() if not name.startswith(("prior.", "codes."))}
         model.load_state_dict(own)
         codes = Codes(torch.empty(0), tensors["codes.mean"].cpu(), tensors["codes.directions"].cpu())
         prior = Mixture.of({name: value.cpu() for name, value in tensors.items() if name.startswith("prior.")})
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        what = t("this folder holds no sound checkpoint ({error})", error=str(error)[:200])
-        raise UserError(what, where=folder.name, fix=t("train it again: intaglio run")) from error
     return model.to(device).eval(), prior, codes, facts
 
 

@@ -11,7 +11,6 @@ Licence: ours. Weights inherit the licence of the pictures they learned from.
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -29,11 +28,12 @@ from intaglio.core.i18n import t
 from intaglio.media import image as images
 from intaglio.models import _adversary as game
 from intaglio.models import _conditions
+from intaglio.models._checkpoint import write
 from intaglio.models._draws import Draws, export_folder, picture, read_checkpoint
 from intaglio.models._pictures import Form, Shard, choose_side, gather, probe
 from intaglio.nn import features, measures
 from intaglio.nn.augment import Kinds
-from intaglio.nn.checkpoint import save_tensors, write_atomic
+from intaglio.nn.checkpoint import write_atomic
 from intaglio.nn.device import autocast, fast_dtype, machine
 from intaglio.nn.loop import Plan, train
 from intaglio.nn.memorization import picture_report
@@ -388,8 +388,7 @@ class Session:
             "publish_px": self.config.publish_px,
             "metrics": metrics,
         }
-        save_tensors(out / "model.safetensors", model.generator.state_dict())
-        write_atomic(out / "config.json", (json.dumps(facts, indent=1, sort_keys=True) + "\n").encode())
+        write(out, model.generator.state_dict(), facts)
         draws = Draws(model.generator, facts, threads=self.ctx.threads)
         write_atomic(
             out / "samples.png", draws.contact_sheet([derive(self.ctx.seed, "sheet", n) for n in range(SHOWN)])

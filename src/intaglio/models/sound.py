@@ -10,7 +10,6 @@ Licence: ours. Weights inherit the licence of the recordings they learned from.
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,10 +26,11 @@ from intaglio.core.errors import UserError
 from intaglio.core.i18n import t
 from intaglio.media import audio
 from intaglio.models import _density
+from intaglio.models._checkpoint import write
 from intaglio.models._sounds import FEW_SECONDS, Sounds, choose_rate, gather
 from intaglio.models._timbre import Timbre, export_folder, figures, read_checkpoint, sheet, trajectories
 from intaglio.nn import sound as nets
-from intaglio.nn.checkpoint import save_tensors, write_atomic
+from intaglio.nn.checkpoint import write_atomic
 from intaglio.nn.device import machine
 from intaglio.nn.likelihoods import kl_nats
 from intaglio.nn.loop import Plan, train
@@ -288,10 +288,9 @@ class Lesson:
         metrics |= {"train_sounds": sounds.train, "heldout_sounds": sounds.heldout}
         metrics["train_sound_seconds"] = round(sounds.seconds(train=True), 1)
         metrics["parameters"] = sum(p.numel() for p in model.parameters())
-        save_tensors(out / "model.safetensors", {**model.state_dict(), **codes.tensors(), **prior.tensors()})
+        tensors = {**model.state_dict(), **codes.tensors(), **prior.tensors()}
+        write(out, tensors, facts | {"metrics": metrics})  # without the times below: equal runs, equal bytes
         made = Timbre(model, prior, codes, facts, threads=self.ctx.threads)
-        told = json.dumps(facts | {"metrics": metrics}, indent=1, sort_keys=True)
-        write_atomic(out / "config.json", f"{told}\n".encode())  # without the times below: equal runs, equal bytes
         metrics |= made.speed()
         x_BT = self.judged_BT[:6]
         write_atomic(out / "reconstructions.png", sheet([x_BT, self.rebuilt(x_BT)], sounds.rate_hz))

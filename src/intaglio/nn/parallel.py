@@ -12,7 +12,6 @@ Where INTAGLIO_TURNS is set, processes above 0 sleep while 0 prepares data or me
 from __future__ import annotations
 
 import atexit
-import functools
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -87,7 +86,7 @@ class World(Alone):
         with _losing():
             if not dist.is_initialized():
                 dist.init_process_group("gloo", timeout=_PATIENCE)
-                atexit.register(dist.destroy_process_group)  # else its threads end with the process, by an abort
+                atexit.register(_part)
             self.control: Any = dist.group.WORLD
             self.data: Any = self.control if device.type == "cpu" else dist.new_group(backend="nccl", timeout=_PATIENCE)
         self.device = device
@@ -106,9 +105,7 @@ class World(Alone):
 
     def end(self) -> None:
         """Others than process 0 sleep here until the next training. Errors: Dismissed where there is none."""
-        for bucket in self._buckets:
-            bucket.close()
-        self._buckets = []
+        self._close()
         with _losing():
             dist.barrier(group=self.control)  # none leaves while another still reads from it
         if self.turns and self.rank and not self.wait():
@@ -123,12 +120,20 @@ class World(Alone):
         if self.turns and self.rank == 0:
             self.tell(_LEAVE)
 
-    # -------------------------------------------------------------------------------------------------------- gradients
-    def reducing(self, model: nn.Module, parameters: Sequence[nn.Parameter]) -> None:
-        """Make buckets of gradients, those of the last layers first, because the backward pass ends with the first."""
+    def part(self) -> None:
+        """Hold on to no group any more; this object is of no use afterwards."""
+        self._close()
+        self.control = self.data = None
+
+    def _close(self) -> None:
         for bucket in self._buckets:
             bucket.close()
         self._buckets = []
+
+    # -------------------------------------------------------------------------------------------------------- gradients
+    def reducing(self, model: nn.Module, parameters: Sequence[nn.Parameter]) -> None:
+        """Make buckets of gradients, those of the last layers first, because the backward pass ends with the first."""
+        self._close()
         self._running = [value for value in model.buffers() if value.is_floating_point()]
         self._versions = [value._version for value in self._running]
         kinds: dict[torch.dtype, list[nn.Parameter]] = {}
@@ -261,11 +266,23 @@ def _losing() -> Iterator[None]:
         raise LostProcess(f"another of the {size()} processes of this training ended ({error})") from error
 
 
-@functools.cache
-def _joined(device: str) -> World:
-    return World(torch.device(device))
+_worlds: dict[str, World] = {}  # by device
 
 
 def join(device: torch.device) -> Alone:
     """The processes this training is shared with; told by the environment that ``torchrun`` sets."""
-    return Alone() if size() == 1 else _joined(str(device))
+    if size() == 1:
+        return Alone()
+    if str(device) not in _worlds:
+        _worlds[str(device)] = World(device)
+    return _worlds[str(device)]
+
+
+def _part() -> None:
+    """Before the interpreter ends: a group that somebody still holds then is torn down beside its running threads,
+    one of which may want the interpreter, and the process aborts (seen in one of six under load)."""
+    for world in _worlds.values():
+        world.part()
+    _worlds.clear()
+    if dist.is_initialized():
+        dist.destroy_process_group()
