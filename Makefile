@@ -1,6 +1,7 @@
 # Every target sets up what it needs, from a fresh clone on: a virtual environment in .venv, the pinned packages, Intaglio itself.
 #   make            lint and test            make demo     the whole loop on a small archive, then look at demo/
 #   make bench      figures, into bench/     make docs     rewrite docs/reference from the code
+#   make sheets     pictures and figures of docs/quality, made again
 #   make golden     rewrite golden files     make fast     the quick tests alone
 # A machine with an NVIDIA GPU: make TORCH= demo   (takes the CUDA build of torch from PyPI, some gigabytes)
 
@@ -18,7 +19,7 @@ BENCH_ARGS ?=
 export INTAGLIO_TEST_NODE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/intaglio-test-node/node_modules
 
 .DEFAULT_GOAL := all
-.PHONY: all setup lint test fast demo bench docs golden format constraints clean
+.PHONY: all setup lint test fast demo bench sheets docs golden format constraints clean
 .NOTPARALLEL:
 
 all: lint test
@@ -56,6 +57,11 @@ demo: $(STAMP)
 
 bench: $(STAMP)
 	@set -e; for file in bench/[a-z]*.py; do echo "== $$file" >&2; $(BIN)/python $$file $(BENCH_ARGS); done
+	@$(BIN)/python bench/_table.py
+
+# What models make of real pictures: sheets and figures of docs/quality, rewritten.
+sheets: $(STAMP)
+	@set -e; for file in bench/quality/*.py; do echo "== $$file" >&2; $(BIN)/python $$file $(BENCH_ARGS); done
 
 docs: $(STAMP)
 	$(BIN)/python -m tools.reference

@@ -6,21 +6,18 @@ states on the clock. ``diffusers`` is UNet2DModel of about as many parameters wi
 AdamW at 1e-4, cosine after a warm-up (of 5 % here: its 500 steps would not end), clipping at 1, batch 16, float32; it
 draws by DDIM in 50 steps. ``tuned`` is the same network with what one does next: bfloat16, channels last, 1e-3,
 averaged weights.
-The same emoji busts at 32 px (768 of npm @lobehub/fluent-emoji-3d), 692 to learn from, mirrored by chance, 76 held out;
-the same threads; the sides take turns. Distances are the kernel distance on ``nn/features.py`` "random" of 256 drawn
-pictures to those held out; beside them that of training pictures. Ours is drawn in several ways; "equal distance" takes
-the fastest whose distance is not above the peer's. The peer gets an environment of its own in the user's cache folder.
+The same emoji busts at 32 px (768 of npm @lobehub/fluent-emoji-3d): 668 to learn from, mirrored by chance, 100 held
+out; the same threads; the sides take turns. Distances are the kernel distance on ``nn/features.py`` "random" of 256
+drawn pictures to those held out; beside them that of training pictures. Ours is drawn in several ways; "equal distance"
+takes the fastest whose distance is not above the peer's. The peer gets an environment of its own in the user's cache
+folder.
 Prints one JSON line and writes bench/results/flow_<machine>_<YYYYMM>.json.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
-import os
-import platform
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -30,7 +27,9 @@ from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(Path(__file__).parent))
+import _common as common
+
 DIFFUSERS = "diffusers==0.35.2"
 SIDES = ("ours", "diffusers", "tuned")
 SIDE_PX, DRAWN, BATCH = 32, 256, 64
@@ -41,7 +40,6 @@ WAYS = (("heun", 8), ("heun", 4), ("euler", 16), ("euler", 8), ("euler", 4), ("e
 # ------------------------------------------------------------------------------ one run of one side, in a process
 def run_ours(pixels: np.ndarray, options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The component as a step runs it, for as many pictures as fit into the seconds by a short run before."""
-    sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
     from intaglio.models import _conditions, flow
     from intaglio.models import _flow as fn
     from intaglio.models._flow_figures import drawn_pixels
@@ -147,22 +145,6 @@ def run_peer(pixels: np.ndarray, options: argparse.Namespace) -> tuple[dict[str,
 
 
 # ------------------------------------------------------------------------------------------------------ all runs
-def peer_python() -> str:
-    """The interpreter of an environment that holds diffusers and the torch we have; made on first use."""
-    import torch
-    import vae as other
-
-    home = other.cache() / DIFFUSERS.replace("==", "-")
-    python = home / "bin" / "python"
-    if not (home / "ready").exists():
-        print(f"making an environment for {DIFFUSERS} below {home.parent.name}", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(home)], check=True)
-        other.pip("install", f"torch=={torch.__version__.partition('+')[0]}", "numpy", python=str(python))
-        other.pip("install", DIFFUSERS, python=str(python))
-        (home / "ready").touch()
-    return str(python)
-
-
 def turn(side: str, python: str, data: Path, options: argparse.Namespace, seed: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         command = [python, str(Path(__file__)), "--side", side, "--data", str(data), "--folder", folder]
@@ -188,20 +170,10 @@ def judge(made: np.ndarray, pixels: np.ndarray, train: int) -> dict[str, float]:
     return found | {"precision": cover.precision, "recall": cover.recall, "coverage": cover.coverage}
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    return {
-        "median": round(statistics.median(values), 4),
-        "least": round(min(values), 4),
-        "most": round(max(values), 4),
-    }
-
-
 def compare(options: argparse.Namespace) -> dict[str, Any]:
-    import vae_quality
-
-    pixels, heldout = vae_quality.busts(SIDE_PX)
+    pixels, heldout = common.busts(SIDE_PX)
     options.train = len(pixels) - heldout
-    theirs = options.diffusers_python or peer_python()
+    theirs = options.diffusers_python or common.peer_python(DIFFUSERS, ("numpy",), (DIFFUSERS,), torch=True)
     runs: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pixels.npy"
@@ -214,13 +186,12 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for side in SIDES:
         result[side] = {
-            key: spread([run[key] for run in runs[side]]) for key in ("train_rate", "seconds", "parameters")
+            key: common.spread([run[key] for run in runs[side]]) for key in ("train_rate", "seconds", "parameters")
         }
         for way in runs[side][0]["judged"]:
-            figures = {
-                key: spread([run["judged"][way][key] for run in runs[side]]) for key in runs[side][0]["judged"][way]
-            }
-            figures["sample_rate"] = spread([run["sample_rate"][way] for run in runs[side]])
+            judged = [run["judged"][way] for run in runs[side]]
+            figures = {key: common.spread([each[key] for each in judged]) for key in judged[0]}
+            figures["sample_rate"] = common.spread([run["sample_rate"][way] for run in runs[side]])
             result[side][way] = figures
     mark = judge(pixels[: min(DRAWN, options.train)], pixels, options.train)
     result["training_pictures"] = {"distance": round(mark["distance"], 4)}
@@ -245,53 +216,44 @@ def versus(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
     return found | {"sampling_at_equal_distance": round(factor, 2), "drawn_by": best}
 
 
-def surroundings(options: argparse.Namespace) -> dict[str, Any]:
-    import torch
-
-    git = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
-    found = subprocess.run(git, capture_output=True, text=True, check=False)
-    return {
-        "command": f"python bench/flow.py --seconds {options.seconds} --rounds {options.rounds}",
-        "commit": found.stdout.strip() or "unknown",
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "diffusers": DIFFUSERS[11:]},
-        "device": f"cpu, {options.threads} threads, {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
-        "unit": {
-            "train_rate": "training pictures a second; ours with evaluations, previews and files",
-            "sample_rate": "pictures drawn a second; ours 16 at a time, the peer 64",
-            "distance": f"kernel distance on random features, {options.drawn} drawn to 76 held out, less is better",
-        },
-        "load_before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-    }
+def rows_of(result: dict[str, Any]) -> list[dict[str, Any]]:
+    made = []
+    for peer, name in (("diffusers", "its tutorial"), ("tuned", "tuned by us")):
+        against, theirs = f"diffusers UNet2D + DDIM 50, {name}", result[peer]["ddim-50"]
+        versus_peer, ours = result[f"over_{peer}"], result["ours"]
+        got = None
+        if versus_peer["sampling_at_equal_distance"] is not None:
+            rate, of = ours[versus_peer["drawn_by"]]["sample_rate"], theirs["sample_rate"]
+            got = {"median": versus_peer["sampling_at_equal_distance"]}
+            got |= {"least": rate["least"] / of["most"], "most": rate["most"] / of["least"]}
+        made.append(common.row("flow, portraits 32 px: pictures drawn a second at equal distance", against, got, 5.0))
+        less = common.less(ours["heun-8"]["distance"], theirs["distance"])
+        made.append(common.row("flow: kernel distance less, equal training time", against, less, 1.0))
+    return made
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=120.0, help="training time of each run")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="one round of fifteen seconds, 64 pictures drawn")
-    parser.add_argument("--diffusers-python", default="")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--machine", default=f"{platform.machine()}-{os.cpu_count()}core")
-    for name in ("--side", "--data", "--folder"):
-        parser.add_argument(name, default="", help=argparse.SUPPRESS)
-    for name, usual in (("--seed", 0), ("--train", 0), ("--drawn", DRAWN)):
-        parser.add_argument(name, type=int, default=usual, help=argparse.SUPPRESS)
+    parser = common.parser(__doc__, seconds=120.0, rounds=3, diffusers_python="")
+    common.hidden(parser, "side", "data", "folder", seed=0, train=0, drawn=DRAWN)
     options = parser.parse_args()
+    sys.path[:0] = [str(common.ROOT / "src"), str(common.ROOT)]
     if options.side:
         found, made = (run_ours if options.side == "ours" else run_peer)(np.load(options.data), options)
         np.savez(Path(options.folder) / "made.npz", **made)
         print(json.dumps(found))
         return
-    sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
     if options.quick:
         options.seconds, options.rounds, options.drawn = 15.0, 1, 64
-    result = {**surroundings(options), **compare(options)}
-    if not options.quick:
-        folder = Path(__file__).parent / "results"
-        folder.mkdir(exist_ok=True)
-        month = datetime.date.today().strftime("%Y%m")
-        (folder / f"flow_{options.machine}_{month}.json").write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result))
+    result = {
+        **common.surroundings(options, ("seconds", "rounds"), diffusers=DIFFUSERS[11:]),
+        "unit": {
+            "train_rate": "training pictures a second; ours with evaluations, previews and files",
+            "sample_rate": "pictures drawn a second; ours 16 at a time, the peer 64",
+            "distance": f"kernel distance on random features, {options.drawn} drawn to those held out, less is better",
+        },
+        **compare(options),
+    }
+    common.keep(result, options, rows=rows_of(result))
 
 
 if __name__ == "__main__":

@@ -15,11 +15,8 @@ Prints one JSON line and writes bench/results/gan_<machine>_<YYYYMM>.json.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
-import platform
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -29,8 +26,10 @@ from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT / "bench"), str(ROOT / "src"), str(ROOT)]
+sys.path.insert(0, str(Path(__file__).parent))
+import _common as common
+
+sys.path[:0] = [str(common.ROOT / "src"), str(common.ROOT)]
 BATCH, HELDOUT, LATENTS, WIDTH, MADE, WARM = 64, 500, 64, 24, 2_000, 20
 SIDES = ("ours", "dcgan", "vaegan")
 
@@ -173,20 +172,11 @@ def judge(made: np.ndarray, digits: np.ndarray) -> dict[str, Any]:
     return game.figures(net, real[-HELDOUT:], torch.from_numpy(made), real[:MADE]) | {"features": net.name}
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    return {
-        "median": round(statistics.median(values), 4),
-        "least": round(min(values), 4),
-        "most": round(max(values), 4),
-    }
-
-
 def compare(options: argparse.Namespace) -> dict[str, Any]:
-    import vae as other
+    from vae import pythae_python
 
-    pixels = other.digits_of_wheel()
-    digits = pixels[np.random.default_rng(0).permutation(len(pixels))]
-    pythons = dict.fromkeys(SIDES, sys.executable) | {"vaegan": options.pythae_python or other.pythae_python()}
+    digits = common.shuffled(common.digits())
+    pythons = dict.fromkeys(SIDES, sys.executable) | {"vaegan": options.pythae_python or pythae_python()}
     runs: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "digits.npy"
@@ -198,47 +188,29 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
                 found = turn(side, pythons[side], path, options, steps=steps[side], seed=number + 1)
                 runs[side].append(found | judge(found.pop("made"), digits))
     keys = ("rate", "seconds", "steps", "precision", "recall", "density", "coverage", "closer_to_train")
-    result: dict[str, Any] = {side: {key: spread([run[key] for run in runs[side]]) for key in keys} for side in SIDES}
+    result: dict[str, Any] = {
+        side: {key: common.spread([run[key] for run in runs[side]]) for key in keys} for side in SIDES
+    }
     for side in SIDES:
-        result[side]["distance"] = spread([run["distance"][0] for run in runs[side]])
+        result[side]["distance"] = common.spread([run["distance"][0] for run in runs[side]])
     trivial = runs["ours"][0]
     result["trivial"] = {key: value for key, value in trivial.items() if key.startswith(("copies_", "mean_picture_"))}
     pairs = list(zip(runs["ours"], runs["dcgan"], strict=True))
-    result["rate_over_dcgan"] = spread([ours["rate"] / theirs["rate"] for ours, theirs in pairs])
+    result["rate_over_dcgan"] = common.spread([ours["rate"] / theirs["rate"] for ours, theirs in pairs])
     return {**result, "features": trivial["features"], "seeds": list(range(1, options.rounds + 1))}
 
 
-def surroundings(options: argparse.Namespace) -> dict[str, Any]:
-    import torch
-
-    git = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
-    found = subprocess.run(git, capture_output=True, text=True, check=False)
-    return {
-        "command": f"python bench/gan.py --seconds {options.seconds} --rounds {options.rounds}",
-        "commit": found.stdout.strip() or "unknown",
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "pythae": "0.1.2"},
-        "device": f"cpu, {options.threads} threads, {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
-        "network": {"size_px": 28, "width": WIDTH, "latents": LATENTS, "batch": BATCH},
-        "unit": {
-            "rate": "training pictures a second in steps; a step of every side teaches both networks once",
-            "distance": "kernel distance on the named random features, 2,000 drawn to 500 held out, less is better",
-        },
-        "load_before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-    }
+def rows_of(result: dict[str, Any]) -> list[dict[str, Any]]:
+    rate, less = "GAN, digits: pictures a second in training, same networks", "GAN: kernel distance less, equal time"
+    rows = [common.row(rate, "plain DCGAN loop", result["rate_over_dcgan"], 1.5)]
+    for side, peer in (("dcgan", "plain DCGAN loop"), ("vaegan", "Pythae 0.1.2 VAEGAN")):
+        rows.append(common.row(less, peer, common.less(result["ours"]["distance"], result[side]["distance"]), 1.0))
+    return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=60.0, help="training time of each run")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="one round of ten seconds")
-    parser.add_argument("--pythae-python", default="")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--machine", default=f"{platform.machine()}-{os.cpu_count()}core")
-    for name in ("--side", "--digits", "--folder"):
-        parser.add_argument(name, default="", help=argparse.SUPPRESS)
-    for name in ("--steps", "--seed"):
-        parser.add_argument(name, type=int, default=0, help=argparse.SUPPRESS)
+    parser = common.parser(__doc__, seconds=60.0, rounds=3, pythae_python="")
+    common.hidden(parser, "side", "digits", "folder", steps=0, seed=0)
     options = parser.parse_args()
     if options.side:
         run = {"ours": run_ours, "dcgan": run_dcgan, "vaegan": run_vaegan}[options.side]
@@ -250,13 +222,16 @@ def main() -> None:
         return
     if options.quick:
         options.seconds, options.rounds = 10.0, 1
-    result = {**surroundings(options), **compare(options)}
-    month = datetime.date.today().strftime("%Y%m")
-    if not options.quick:
-        folder = Path(__file__).parent / "results"
-        folder.mkdir(exist_ok=True)
-        (folder / f"gan_{options.machine}_{month}.json").write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result))
+    result = {
+        **common.surroundings(options, ("seconds", "rounds"), pythae="0.1.2"),
+        "network": {"size_px": 28, "width": WIDTH, "latents": LATENTS, "batch": BATCH},
+        "unit": {
+            "rate": "training pictures a second in steps; a step of every side teaches both networks once",
+            "distance": "kernel distance on the named random features, 2,000 drawn to 500 held out, less is better",
+        },
+        **compare(options),
+    }
+    common.keep(result, options, rows=rows_of(result))
 
 
 if __name__ == "__main__":

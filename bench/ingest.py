@@ -1,14 +1,13 @@
 """Figures of reading: short texts from one JSONL file through all default transforms into a stored collection.
 
-Usage: python bench/ingest.py [--items 1000000] [--folder FOLDER]
-Prints one JSON line: items a second, peak memory, and the same for a quarter of the items (``linearity`` near 1: time
-is linear). Half of the texts are English, a third Chinese, the rest German; 1 in 200 repeats an earlier one, 1 in 1,000
-has an e-mail address.
+Usage: python bench/ingest.py [--items 1000000] [--folder FOLDER] [--quick]
+Items a second, peak memory, and the same for a quarter of the items: the rate of the whole as a share of the quarter's
+is near 1 where time is linear. Half of the texts are English, a third Chinese, the rest German; 1 in 200 repeats an
+earlier one, 1 in 1,000 has an e-mail address.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import resource
@@ -19,7 +18,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent.parent))  # tests.support: the Context the tests use
+sys.path.insert(0, str(Path(__file__).parent))
+import _common as common
+
+sys.path.insert(0, str(common.ROOT))  # tests.support: the Context the tests use
 
 CHAIN = ("normalize", "language", "duplicates", "personal", "split")
 ENGLISH = "the plate and press of an old garden with light that falls on paper when you print it in spring".split()
@@ -88,27 +90,26 @@ def ingest(folder: Path, count: int) -> dict[str, Any]:
 
 def main() -> None:
     """Measure in processes of their own, so that each peak is its own."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--items", type=int, default=1_000_000)
+    parser = common.parser(__doc__, items=1_000_000)
     parser.add_argument("--folder", type=Path)
-    parser.add_argument("--part", type=int, help=argparse.SUPPRESS)
+    common.hidden(parser, part=0)
     options = parser.parse_args()
     if options.part:
         print(json.dumps(ingest(options.folder, options.part)))
         return
-    found = []
+    if options.quick:
+        options.items = 40_000
+    result, found = common.surroundings(options, ("items",)), []
     for count in (options.items // 4, options.items):
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
             command = [sys.executable, __file__, "--part", str(count), "--folder", folder]
             done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
             found.append(json.loads(done.stdout))
     quarter, whole = found
-    linearity = round(quarter["items_per_s"] / whole["items_per_s"], 2)
-    print(
-        json.dumps(
-            {"bench": "ingest", "python": sys.version.split()[0], "linearity": linearity, **whole, "quarter": quarter}
-        )
-    )
+    linear = common.spread([100 * whole["items_per_s"] / quarter["items_per_s"]], 1)
+    work = f"{options.items:,} short texts read, cleaned, stored: rate of the whole"
+    rows = [common.row(work, "rate of a quarter of them (linear time)", linear, 80.0, "%")]
+    common.keep({**result, **whole, "quarter": quarter}, options, rows=rows)
 
 
 if __name__ == "__main__":

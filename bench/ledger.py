@@ -1,14 +1,13 @@
 """Figures of the store: a no-op fingerprint of 100,000 files, and one million short texts written and read.
 
-Usage: python bench/ledger.py [--files 100000] [--items 1000000] [--folder FOLDER]
-Prints one JSON line. Each part runs in a process of its own, so that its peak memory is its own.
+Usage: python bench/ledger.py [--files 100000] [--items 1000000] [--folder FOLDER] [--quick]
+Each part runs in a process of its own, so that its peak memory is its own.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+import _common as common
 
 RUNS = 5
 WORDS = "plate ink press paper proof edition burr acid copper ground wax needle line tone margin print".split()
@@ -26,11 +28,6 @@ def seconds(work: Callable[[], Any]) -> float:
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    """Median, least and greatest."""
-    return {"median": round(statistics.median(values), 4), "min": round(min(values), 4), "max": round(max(values), 4)}
 
 
 def peak_bytes() -> int:
@@ -61,7 +58,7 @@ def bench_fingerprint(folder: Path, count: int) -> dict[str, Any]:
     return {
         "files": count,
         "first_seconds": round(first, 3),
-        "noop_seconds": spread(noop),
+        "noop_seconds": common.spread(noop),
         "noop_cpu_seconds": round(cpu, 3),
         "one_changed_seconds": round(changed, 3),
         "peak_bytes": peak_bytes(),
@@ -99,8 +96,8 @@ def bench_collection(folder: Path, count: int) -> dict[str, Any]:
         "write_peak_bytes": written,
         "read_seconds": round(read, 2),
         "peak_bytes": peak_bytes(),
-        "get_seconds": spread(get),
-        "page_seconds": spread(page),
+        "get_seconds": common.spread(get),
+        "page_seconds": common.spread(page),
         "file_bytes": size,
     }
 
@@ -110,23 +107,23 @@ PARTS = {"fingerprint": bench_fingerprint, "collection": bench_collection}
 
 def main() -> None:
     """Run every part in its own process and print one JSON line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--files", type=int, default=100_000)
-    parser.add_argument("--items", type=int, default=1_000_000)
+    parser = common.parser(__doc__, files=100_000, items=1_000_000)
     parser.add_argument("--folder", type=Path, default=None, help="where to work (default: a temporary folder)")
     parser.add_argument("--part", choices=sorted(PARTS), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.quick:
+        options.files, options.items = 5_000, 50_000
     counts = {"fingerprint": options.files, "collection": options.items}
     if options.part:
-        sys.stdout.write(json.dumps(PARTS[options.part](options.folder, counts[options.part])) + "\n")
+        print(json.dumps(PARTS[options.part](options.folder, counts[options.part])))
         return
-    result: dict[str, Any] = {"bench": "ledger"}
+    result = common.surroundings(options, ("files", "items"))
     for part, count in counts.items():
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
             size = ["--files" if part == "fingerprint" else "--items", str(count)]
             command = [sys.executable, __file__, "--part", part, "--folder", folder, *size]
             result[part] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    sys.stdout.write(json.dumps(result) + "\n")
+    common.keep(result, options)
 
 
 if __name__ == "__main__":

@@ -13,11 +13,8 @@ Prints one JSON line and writes bench/results/parallel_<machine>_<YYYYMM>.json.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
-import platform
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,7 +23,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(Path(__file__).parent))
+import _common as common
+
 WARM = 10
 SHAPES = ("gpt", "vae")
 
@@ -82,7 +81,7 @@ def vae() -> tuple[Any, Callable[[int, Any], Any], list[Any], int, str]:
 
 def work(side: str, steps: int, folder: Path) -> None:
     """One process of one run; process 0 prints its rate: units of all processes a second."""
-    sys.path.insert(0, str(ROOT / "src"))
+    sys.path.insert(0, str(common.ROOT / "src"))
     from intaglio.nn import parallel
     from intaglio.nn.device import machine
     from intaglio.nn.loop import Plan, train
@@ -126,11 +125,6 @@ def turn(side: str, processes: int, steps: int, beside: int = 1) -> float:
         return sum(json.loads(out.splitlines()[-1])["rate"] for out in outputs)
 
 
-def spread(values: list[float], digits: int) -> dict[str, float]:
-    middle = statistics.median(values)
-    return {"median": round(middle, digits), "least": round(min(values), digits), "most": round(max(values), digits)}
-
-
 def compare(side: str, options: argparse.Namespace) -> dict[str, Any]:
     steps = {"gpt": 20, "vae": 60}[side] if options.quick else {"gpt": 40, "vae": 200}[side]
     one, several, beside = [], [], []
@@ -141,51 +135,32 @@ def compare(side: str, options: argparse.Namespace) -> dict[str, Any]:
         print(json.dumps({side: [one[-1], several[-1], beside[-1]]}), file=sys.stderr)
     count = options.processes
     return {
-        "one": spread(one, 1),
-        "shared": spread(several, 1),
-        "efficiency": spread([b / (count * a) for a, b in zip(one, several, strict=True)], 3),
-        "beside": spread([b / (count * a) for a, b in zip(one, beside, strict=True)], 3),
+        "one": common.spread(one, 1),
+        "shared": common.spread(several, 1),
+        "efficiency": common.spread([b / (count * a) for a, b in zip(one, several, strict=True)], 3),
+        "beside": common.spread([b / (count * a) for a, b in zip(one, beside, strict=True)], 3),
         "unit": {"gpt": "tok/s", "vae": "img/s"}[side],
         "steps": steps,
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one round, few updates")
-    parser.add_argument("--rounds", type=int, default=0)
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--only", default=",".join(SHAPES), help="which trainings")
-    parser.add_argument("--machine", default=f"{platform.machine()}-{os.cpu_count()}core")
-    parser.add_argument("--side", default="", help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, default=None, help=argparse.SUPPRESS)
-    parser.add_argument("--steps", type=int, default=0, help=argparse.SUPPRESS)
+    parser = common.parser(__doc__, rounds=5, processes=2, only=",".join(SHAPES))
+    common.hidden(parser, "side", "folder", steps=0)
     options = parser.parse_args()
     if options.side:
-        work(options.side, options.steps, options.folder)
+        work(options.side, options.steps, Path(options.folder))
         return
-    import torch
-
-    options.rounds = options.rounds or (1 if options.quick else 5)
-    commit = subprocess.run(
-        ["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True
-    ).stdout.strip()
-    result: dict[str, Any] = {
-        "command": f"python bench/parallel.py --rounds {options.rounds} --processes {options.processes}",
-        "commit": commit or "unknown",
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "device": f"cpu, {os.cpu_count()} cores, {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
-        "goal": 0.85,
-        "processes": options.processes,
-        "load_before": round(os.getloadavg()[0], 2),
-    }
-    result |= {side: compare(side, options) for side in options.only.split(",")}
-    if not options.quick and set(options.only.split(",")) == set(SHAPES):
-        folder = Path(__file__).parent / "results"
-        folder.mkdir(exist_ok=True)
-        month = datetime.date.today().strftime("%Y%m")
-        (folder / f"parallel_{options.machine}_{month}.json").write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result))
+    if options.quick:
+        options.rounds = 1
+    result = common.surroundings(options, ("rounds", "processes", "only")) | {"processes": options.processes}
+    sides = {side: compare(side, options) for side in options.only.split(",")}
+    rows = []
+    for side, found in sides.items():
+        got = {key: 100 * value for key, value in found["efficiency"].items()}
+        work_done = f"{side}, {options.processes} processes: rate a core"
+        rows.append(common.row(work_done, "one process on one core", got, 85.0, "%"))
+    common.keep({**result, **sides}, options, rows=rows)
 
 
 if __name__ == "__main__":

