@@ -1,6 +1,6 @@
 """Per-core efficiency of a training shared by two processes, against one process on one core.
 
-Usage: python bench/parallel.py [--quick] [--rounds 5] [--processes 2] [--only gpt,vae]
+Usage: python bench/parallel.py [--quick] [--rounds 3] [--processes 2] [--only gpt,vae]
 Work: `models/gpt` size small (6 layers of width 256, 16 windows of 256 tokens a process), and the convolutional net of
 `models/vae` size tiny (64 pictures of 32 pixels a process), each through `nn.loop.train` with its own optimizers, on
 made data. One process with one thread trains on its share alone; two processes with one thread each train on twice as
@@ -145,7 +145,7 @@ def compare(side: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = common.parser(__doc__, rounds=5, processes=2, only=",".join(SHAPES))
+    parser = common.parser(__doc__, rounds=3, processes=2, only=",".join(SHAPES))
     common.hidden(parser, "side", "folder", steps=0)
     options = parser.parse_args()
     if options.side:
