@@ -254,6 +254,28 @@ def test_greedy_text_is_that_of_transformers(made: tuple[GivenWriter, dict[str, 
     assert one.text == writer.tokenizer.decode(theirs[0, ids.shape[1] :], skip_special_tokens=True)
 
 
+def test_a_stream_is_the_text_as_it_is_written(made: tuple[GivenWriter, dict[str, Any], RunContext]) -> None:
+    writer = made[0]
+    plain = Sampling(max_tokens=90, temperature=0.9)  # past the context of 64
+    free = writer.complete(["the garden"], seeds=[5], sampling=plain)[0].text
+    for stop, penalty in (((), 0.0), ((free[20:23],), 0.0), ((), 1.0)):
+        sampling = Sampling(max_tokens=90, temperature=0.9, stop=stop, frequency_penalty=penalty)
+        (whole,) = writer.complete(["the garden"], seeds=[5], sampling=sampling)
+        stream, pieces = writer.stream("the garden", seed=5, sampling=sampling), []
+        while True:
+            try:
+                pieces.append(next(stream))
+            except StopIteration as end:
+                assert end.value == whole
+                break
+        assert "".join(pieces) == whole.text and len(pieces) > 5 and all(pieces)
+        assert (whole.text != free) == bool(stop or penalty)
+    stream = writer.stream("the garden", seed=5, sampling=plain)
+    first = next(stream)
+    stream.close()
+    assert free.startswith(first) and list(stream) == []
+
+
 class _OnlyLetters:
     def __init__(self, letters: str, length: int) -> None:
         self.letters, self.length = set(letters), length

@@ -327,6 +327,43 @@ def test_half_a_character_is_not_shown(tmp_path: Path) -> None:
     assert "\ufffd" not in writer.complete([""], seeds=[1], sampling=Sampling(max_tokens=1, temperature=0))[0].text
 
 
+def streamed(writer: Any, prompt: str, **more: Any) -> tuple[list[str], Any]:
+    """The pieces, and the completion the generator returned."""
+    stream, pieces = writer.stream(prompt, **more), []
+    while True:
+        try:
+            pieces.append(next(stream))
+        except StopIteration as end:
+            return pieces, end.value
+
+
+def test_a_stream_is_the_text_as_it_is_written(made: tuple[Writer, dict[str, Any], RunContext]) -> None:
+    writer = made[0]
+    free = writer.complete(["the"], seeds=[4], sampling=Sampling(max_tokens=60))[0].text
+    for stop in ((), (free[10:13],), (free[10:14] + "?", free[-3:])):
+        sampling = Sampling(max_tokens=60, stop=stop, frequency_penalty=0.2 if not stop else 0.0)
+        (whole,) = writer.complete(["the"], seeds=[4], sampling=sampling)
+        pieces, completion = streamed(writer, "the", seed=4, sampling=sampling)
+        assert "".join(pieces) == whole.text and completion == whole
+        assert len(pieces) > 5 and all(pieces)
+    pieces, completion = streamed(writer, "", seed=1, sampling=Sampling(max_tokens=20), constraint=OnlyVowels())
+    assert len("".join(pieces)) == 5 and completion.finish == "stop"
+    pieces, completion = streamed(writer, "", seed=1, sampling=Sampling(max_tokens=20), constraint=Nothing())
+    assert not pieces and completion.finish == "constraint"
+
+
+def test_a_stream_shows_whole_characters_and_ends_when_closed(tmp_path: Path) -> None:
+    writer, _, _ = fit(tmp_path, [Item(media="text", text="日本語" * 50)], tokenizer="byte", steps=60, context=32)
+    sampling = Sampling(max_tokens=30, temperature=0)
+    (whole,) = writer.complete([""], seeds=[1], sampling=sampling)
+    pieces, _ = streamed(writer, "", seed=1, sampling=sampling)
+    assert "".join(pieces) == whole.text and 3 <= len(pieces) < 20, "some 3 bytes a character, one a token"
+    stream = writer.stream("", seed=1, sampling=Sampling(max_tokens=10**6, temperature=0))
+    first = next(stream)
+    stream.close()
+    assert whole.text.startswith(first) and list(stream) == []
+
+
 def test_damaged_checkpoint_is_said(made: tuple[Writer, dict[str, Any], RunContext], tmp_path: Path) -> None:
     component = gpt.Component(gpt.Config(data=("x",)))
     for name in ("config.json", "model.safetensors", "tokenizer.json"):

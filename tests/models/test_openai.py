@@ -96,6 +96,29 @@ def test_a_real_server_writes(server: Server, tmp_path: Path, api: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("api", ["chat", "completions"])
+def test_a_real_server_sends_pieces(server: Server, tmp_path: Path, api: str) -> None:
+    loaded = engine(server, api=api).load(tmp_path, device="cpu", threads=1)
+    sampling = Sampling(max_tokens=40, temperature=0.0, frequency_penalty=0.3, presence_penalty=0.1)
+    (whole,) = loaded.complete(["the old"], seeds=[1], sampling=sampling)
+    pieces = list(loaded.stream("the old", seed=1, sampling=sampling))
+    assert "".join(pieces).rstrip() == whole.text.rstrip() and len(pieces) > 3  # this server sends a last space or not
+    word = whole.text[8:10]
+    stopping = Sampling(max_tokens=40, temperature=0.0, stop=("??", "??!", "!!?", "!?!", word))
+    plain = loaded.complete(["the old"], seeds=[1], sampling=Sampling(max_tokens=40, temperature=0.0))[0].text
+    pieces = list(loaded.stream("the old", seed=1, sampling=stopping))
+    assert (
+        "".join(pieces)
+        == plain.partition(word)[0]
+        == loaded.complete(["the old"], seeds=[1], sampling=stopping)[0].text
+    )
+    stream = loaded.stream("the old", seed=1, sampling=Sampling(max_tokens=200, temperature=0.0))
+    first = next(stream)
+    stream.close()
+    assert plain.startswith(first) and list(stream) == []
+
+
+@pytest.mark.slow
 def test_it_samples_items(server: Server, tmp_path: Path) -> None:
     loaded = engine(server).load(tmp_path, device="cpu", threads=1)
     items = list(loaded.sample([3, 4], RunContext(tmp_path)))
@@ -115,6 +138,10 @@ def test_what_a_server_cannot_do_is_said(tmp_path: Path) -> None:
 
     with pytest.raises(UserError, match="form token by token"):
         loaded.complete(["x"], seeds=[1], sampling=Sampling(), constraints=[Form()])
+    with pytest.raises(UserError, match="form token by token"):
+        next(loaded.stream("x", seed=1, sampling=Sampling(), constraint=Form()))
+    with pytest.raises(UserError, match="cannot be reached|did not answer"):
+        next(loaded.stream("x", seed=1, sampling=Sampling()))
     with pytest.raises(UserError, match="does not tell how likely"):
         loaded.nats(["x"])
     with pytest.raises(UserError, match="no weights here"):

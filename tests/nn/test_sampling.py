@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from intaglio.core.contracts import Sampling
-from intaglio.nn.sampling import Decoder, Line, filtered, write
+from intaglio.core.errors import UserError
+from intaglio.nn.sampling import Decoder, Line, filtered, steps, write
 from intaglio.nn.transformer import Shape, Transformer
 
 CONTEXT = 24
@@ -113,6 +114,76 @@ def test_repetition_penalty_is_that_of_transformers(model: Transformer) -> None:
         with torch.no_grad():
             assert token == int(penalize(ids, model(ids)[:, -1])[0].argmax())
         text.append(token)
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(max_tokens=40, temperature=0, frequency_penalty=0.7, presence_penalty=0.4),
+        Sampling(max_tokens=40, temperature=0, frequency_penalty=-0.3),
+        Sampling(max_tokens=40, temperature=0, presence_penalty=1.5, repetition_penalty=1.2),
+    ],
+)
+def test_penalties_are_taken_off_the_logits_of_what_was_drawn(model: Transformer, sampling: Sampling) -> None:
+    """The formula of OpenAI's documentation, token by token over the whole model, beside neighbors that end earlier."""
+    prompts = [[5, 6, 6, 6], [9], [3, 2]]
+    lines = [Line(prompt=list(prompt), seed=1, accept=lambda token: "") for prompt in prompts]
+    lines[1].accept = lambda token: "stop"
+    write(Decoder(model), lines, sampling, end=-1)
+    for line in (lines[0], lines[2]):
+        drawn: list[int] = []
+        while len(line.prompt) + len(drawn) <= CONTEXT and len(drawn) < len(line.drawn):
+            with torch.no_grad():
+                logits = model(torch.tensor([[*line.prompt, *drawn]]))[0, -1]
+            for token in {*line.prompt, *drawn}:
+                by = sampling.repetition_penalty
+                logits[token] = logits[token] / by if logits[token] > 0 else logits[token] * by
+            for token in set(drawn):
+                logits[token] -= drawn.count(token) * sampling.frequency_penalty + sampling.presence_penalty
+            assert line.drawn[len(drawn)] == int(logits.argmax())
+            drawn.append(int(logits.argmax()))
+        assert len(drawn) > 15
+
+
+def test_a_presence_penalty_makes_more_different_tokens(model: Transformer) -> None:
+    kinds = []
+    for penalty in (0.0, 2.0):
+        line = Line(prompt=[5, 6], seed=3, accept=lambda token: "")
+        write(Decoder(model), [line], Sampling(max_tokens=25, temperature=0.2, presence_penalty=penalty), end=-1)
+        kinds.append(len(set(line.drawn)))
+    assert kinds[1] > kinds[0]
+
+
+@pytest.mark.parametrize("name", ["frequency_penalty", "presence_penalty"])
+@pytest.mark.parametrize("value", [2.1, -3.0, float("nan"), float("inf")])
+def test_penalties_out_of_range_are_refused(name: str, value: float) -> None:
+    with pytest.raises(UserError, match=f"{name} must be from -2 to 2; got {value}"):
+        Sampling(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_repetition_penalty_is_above_zero(value: float) -> None:
+    with pytest.raises(UserError, match="repetition_penalty must be above 0"):
+        Sampling(repetition_penalty=value)
+
+
+def test_steps_are_what_write_writes_and_leave_torch_alone(model: Transformer) -> None:
+    sampling = Sampling(max_tokens=30)
+    (whole,) = _write(model, [[5, 6]], sampling)
+    line = Line(prompt=[5, 6], seed=3, accept=lambda token: "")
+    threads = torch.get_num_threads()
+    for count, _ in enumerate(steps(Decoder(model), [line], sampling, end=0), 1):
+        assert len(line.drawn) == count or line.finish == "stop"
+        assert not torch.is_inference_mode_enabled() and torch.get_num_threads() == threads
+    assert (line.drawn, line.nats, line.finish) == (whole.drawn, whole.nats, whole.finish)
+
+
+def test_closed_steps_write_no_further(model: Transformer) -> None:
+    line = Line(prompt=[5, 6], seed=3, accept=lambda token: "")
+    work = steps(Decoder(model), [line], Sampling(max_tokens=30), end=-1)
+    next(work), next(work)
+    work.close()
+    assert len(line.drawn) == 2 and list(work) == []
 
 
 def test_constraints_hold_and_end(model: Transformer) -> None:

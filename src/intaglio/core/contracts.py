@@ -7,12 +7,16 @@ stage's protocol below. Components never meet each other: the runner hands them 
 
 from __future__ import annotations
 
+import math
+from collections import abc
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from intaglio.core.errors import UserError
 from intaglio.core.hashing import digest
+from intaglio.core.i18n import t
 
 MEDIA = ("text", "image", "audio", "video", "scene", "fact")
 
@@ -295,7 +299,13 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to draw tokens. temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 switch those filters off."""
+    """How to draw tokens. temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 switch those filters off.
+
+    repetition_penalty: above 0; logits of tokens in the prompt or drawn are divided by it (multiplied where negative).
+    frequency_penalty, presence_penalty: in [-2, 2], as OpenAI has them: of a token drawn n times already (the prompt
+    does not count) n * frequency_penalty + presence_penalty is taken off its logit, before the temperature.
+    Errors: UserError where a penalty is outside of that.
+    """
 
     max_tokens: int = 256
     temperature: float = 1.0
@@ -304,6 +314,22 @@ class Sampling:
     min_p: float = 0.0
     repetition_penalty: float = 1.0
     stop: tuple[str, ...] = ()
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("frequency_penalty", "presence_penalty"):
+            value = getattr(self, name)
+            if not -2.0 <= value <= 2.0:
+                raise UserError(
+                    t("{name} must be from -2 to 2; got {got}", name=name, got=value),
+                    fix=t("0 switches it off; 0.2 to 1 makes repetition rarer"),
+                )
+        if not 0.0 < self.repetition_penalty < math.inf:
+            raise UserError(
+                t("repetition_penalty must be above 0; got {got}", got=self.repetition_penalty),
+                fix=t("1 switches it off; 1.05 to 1.3 makes repetition rarer"),
+            )
 
 
 class LoadedModel(Protocol):
@@ -333,6 +359,16 @@ class TextModel(LoadedModel, Protocol):
     ) -> list[Completion]:
         """Continue each prompt; ``""`` starts a new document. One seed (and optionally one constraint) a prompt.
         Errors: UserError where the engine cannot honour a constraint."""
+        ...
+
+    def stream(
+        self, prompt: str, *, seed: int, sampling: Sampling, constraint: Constraint | None = None
+    ) -> abc.Generator[str, None, Completion]:
+        """Continue one prompt, piece by piece as it is written; the generator returns the completion.
+
+        The pieces together are ``complete``'s text for the same arguments (on a server: as far as it honours seeds).
+        What may become a stop word, and half a character, are held back until that is decided. Closing the generator
+        ends the work. Errors: as ``complete``'s."""
         ...
 
     def nats(self, texts: Sequence[str]) -> list[float]:

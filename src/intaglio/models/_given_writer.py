@@ -6,7 +6,8 @@ Shapes: B sequences, T time, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from intaglio.core.contracts import Completion, Constraint, Context, Item, Sampling
+from intaglio.models._pieces import Growing
 from intaglio.nn.device import machine
-from intaglio.nn.sampling import SLOTS, Line, write
+from intaglio.nn.sampling import SLOTS, Line, steps, write
 
 SCORED_TOGETHER = 4_096  # tokens of one forward pass when scoring
 
@@ -145,6 +147,21 @@ class GivenWriter:
             write(decoder, [draft.line for draft in drafts], sampling, end=self.end)
         return [draft.completion() for draft in drafts]
 
+    def stream(
+        self, prompt: str, *, seed: int, sampling: Sampling, constraint: Constraint | None = None
+    ) -> Generator[str, None, Completion]:
+        """Continue or answer a prompt piece by piece (``core.contracts.TextModel``)."""
+        draft = _Draft(self, self._prompt(prompt), seed, constraint, sampling.stop)
+        decoder: Any = GivenDecoder(self.model, context=self.context_tokens)
+        with closing(steps(decoder, [draft.line], sampling, end=self.end)) as work:
+            going = True
+            while going:
+                with machine(device=str(self.model.device), threads=self.threads):
+                    going = next(work, False)
+                if piece := draft.growing.piece(last=not going):
+                    yield piece
+        return draft.completion()
+
     def _prompt(self, prompt: str) -> list[int]:
         if not (self.follows_instructions and prompt):
             return [self.start, *encode(self.tokenizer, prompt)]
@@ -184,10 +201,9 @@ class _Draft:
     def __init__(
         self, writer: GivenWriter, prompt: list[int], seed: int, form: Constraint | None, stop: tuple[str, ...]
     ) -> None:
-        self.writer, self.form, self.stop = writer, form, tuple(word for word in stop if word)
+        self.writer, self.form, self.growing = writer, form, Growing(stop)
         self.ids = list(prompt[-8:])
         self.fixed, self.read = 0, len(self.ids)  # ids[fixed:read] are text already; they give the rest its spacing
-        self.text = ""
         self.silent = writer.silent() if form is not None else torch.zeros(0)
         self.line = Line(
             prompt=prompt, seed=seed, accept=self.accept, allowed=self.allowed if form is not None else None
@@ -202,22 +218,20 @@ class _Draft:
         now = _decode(self.writer.tokenizer, self.ids[self.fixed :])
         if len(now) <= len(before) or now.endswith("\ufffd"):
             return ""
-        self.text += now[len(before) :]
         self.fixed, self.read = self.read, len(self.ids)
-        found = [place for word in self.stop if (place := self.text.find(word)) >= 0]
-        if not found:
-            return ""
-        self.text = self.text[: min(found)]
-        return "stop"
+        return "stop" if self.growing.add(now[len(before) :]) else ""
 
     def allowed(self) -> Tensor | None:
         if self.form is None:
             return None
-        return torch.tensor(self.form.allow(self.text, self.writer.strings())) & ~self.silent
+        return torch.tensor(self.form.allow(self.growing.text, self.writer.strings())) & ~self.silent
 
     def completion(self) -> Completion:
         return Completion(
-            text=self.text, tokens=len(self.line.drawn), finish=self.line.finish or "length", nats=self.line.nats
+            text=self.growing.text,
+            tokens=len(self.line.drawn),
+            finish=self.line.finish or "length",
+            nats=self.line.nats,
         )
 
 

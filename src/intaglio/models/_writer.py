@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,10 @@ import torch
 from torch import Tensor
 
 from intaglio.core.contracts import Completion, Constraint, Context, Item, Sampling
+from intaglio.models._pieces import Growing
 from intaglio.models._tokenizers import TextTokenizer
 from intaglio.nn.device import machine
-from intaglio.nn.sampling import SLOTS, Decoder, Line, write
+from intaglio.nn.sampling import SLOTS, Decoder, Line, steps, write
 from intaglio.nn.transformer import Transformer
 
 SCORED_TOGETHER = 8_192  # tokens of one forward pass when scoring
@@ -69,6 +71,22 @@ class Writer:
             write(Decoder(self.model), [draft.line for draft in drafts], sampling, end=self.tokenizer.end)
         return [draft.completion() for draft in drafts]
 
+    def stream(
+        self, prompt: str, *, seed: int, sampling: Sampling, constraint: Constraint | None = None
+    ) -> Generator[str, None, Completion]:
+        """Continue a prompt piece by piece (``core.contracts.TextModel``)."""
+        draft = _Draft(self, prompt, seed, constraint, sampling.stop)
+        with machine(device=self.device, threads=self.threads):
+            decoder = Decoder(self.model)
+        with closing(steps(decoder, [draft.line], sampling, end=self.tokenizer.end)) as work:
+            going = True
+            while going:
+                with machine(device=self.device, threads=self.threads):  # between two tokens torch is the caller's
+                    going = next(work, False)
+                if piece := draft.growing.piece(last=not going):
+                    yield piece
+        return draft.completion()
+
     def flags(self, answer: Sequence[bool]) -> Tensor:
         """A constraint's answer as a tensor; the same object is turned into one only once."""
         known = self._flags.get(id(answer))
@@ -89,9 +107,8 @@ class _Draft:
     """One text being written: bytes so far, and where it must stop."""
 
     def __init__(self, writer: Writer, prompt: str, seed: int, form: Constraint | None, stop: tuple[str, ...]) -> None:
-        self.writer, self.form, self.stop = writer, form, tuple(word for word in stop if word)
+        self.writer, self.form, self.growing = writer, form, Growing(stop)
         self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self.text = ""
         self.line = Line(
             prompt=[writer.tokenizer.end, *writer.tokenizer.encode(prompt)],
             seed=seed,
@@ -101,25 +118,19 @@ class _Draft:
 
     def accept(self, token: int) -> str:
         """Take in a token; ``stop`` where a stop word came, which is cut off with all behind it."""
-        new = self.decoder.decode(self.writer.tokenizer.bytes[token])
-        self.text += new
-        if not new or not self.stop:
-            return ""
-        reach = len(new) + max(len(word) for word in self.stop)
-        found = [place for word in self.stop if (place := self.text.find(word, max(0, len(self.text) - reach))) >= 0]
-        if not found:
-            return ""
-        self.text = self.text[: min(found)]
-        return "stop"
+        return "stop" if self.growing.add(self.decoder.decode(self.writer.tokenizer.bytes[token])) else ""
 
     def allowed(self) -> Tensor | None:
         if self.form is None:
             return None
-        return self.writer.flags(self.form.allow(self.text, self.writer.tokenizer.strings))
+        return self.writer.flags(self.form.allow(self.growing.text, self.writer.tokenizer.strings))
 
     def completion(self) -> Completion:
         return Completion(
-            text=self.text, tokens=len(self.line.drawn), finish=self.line.finish or "length", nats=self.line.nats
+            text=self.growing.text,
+            tokens=len(self.line.drawn),
+            finish=self.line.finish or "length",
+            nats=self.line.nats,
         )
 
 

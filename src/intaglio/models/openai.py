@@ -10,8 +10,9 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -23,6 +24,7 @@ from intaglio.core.config import StepConfig
 from intaglio.core.contracts import Completion, Constraint, Context, Dataset, Estimate, Item, Machine, Sampling, Size
 from intaglio.core.errors import UserError
 from intaglio.core.i18n import t
+from intaglio.models._pieces import Growing
 
 INSTRUCTION = "You continue texts. Answer with the continuation only: no comment, no heading, no quotation marks."
 OPENING = "Write a short text of your own choice."  # stands for an empty prompt, which chat servers refuse
@@ -140,12 +142,7 @@ class Endpoint:
 
         Errors: UserError for a constraint, for a server that cannot be reached, or one that refuses the request.
         """
-        if any(each is not None for each in constraints):
-            raise UserError(
-                t("a server cannot be held to a form token by token"),
-                where=self.config.base_url,
-                fix=t('use a model of your own (use = "gpt") for this step'),
-            )
+        self._refuse(constraints)
         ask = self._chat if self.config.api == "chat" else self._continue
         with self._connect() as server, ThreadPoolExecutor(self.config.parallel) as pool:
             asked = [
@@ -153,6 +150,39 @@ class Endpoint:
                 for prompt, seed in zip(prompts, seeds, strict=True)
             ]
             return [each.result() for each in asked]
+
+    def stream(
+        self, prompt: str, *, seed: int, sampling: Sampling, constraint: Constraint | None = None
+    ) -> Generator[str, None, Completion]:
+        """Continue a prompt piece by piece, as the server sends it; closing the generator hangs up.
+
+        Errors: as ``complete``'s, the first time a piece is asked for; those of a connection that breaks also later.
+        """
+        self._refuse([constraint])
+        growing, finish, usage = Growing(sampling.stop), None, None
+        with self._connect() as server, self._explaining(server), self._sent(server, prompt, seed, sampling) as sent:
+            for part in sent:
+                usage = part.usage or usage
+                if not part.choices:  # the last part of some servers tells the tokens only
+                    continue
+                choice = part.choices[0]
+                finish = choice.finish_reason or finish
+                growing.add((choice.delta.content if self.config.api == "chat" else choice.text) or "")
+                if piece := growing.piece():
+                    yield piece
+                if growing.stopped:
+                    break
+        if piece := growing.piece(last=True):
+            yield piece
+        return _completion(growing, finish, usage)
+
+    def _refuse(self, constraints: Sequence[Constraint | None]) -> None:
+        if any(each is not None for each in constraints):
+            raise UserError(
+                t("a server cannot be held to a form token by token"),
+                where=self.config.base_url,
+                fix=t('use a model of your own (use = "gpt") for this step'),
+            )
 
     def nats(self, texts: Sequence[str]) -> list[float]:
         """Errors: UserError, always: servers do not tell how likely a given text is."""
@@ -163,29 +193,46 @@ class Endpoint:
         )
 
     # ---------------------------------------------------------------------------------------------------- one request
-    def _chat(self, server: client.OpenAI, prompt: str, seed: int, sampling: Sampling) -> Completion:
+    def _messages(self, prompt: str) -> list[Any]:
         messages: list[Any] = [{"role": "user", "content": prompt.strip() or OPENING}]
         if self.config.instruction:
             messages.insert(0, {"role": "system", "content": self.config.instruction})
+        return messages
+
+    def _chat(self, server: client.OpenAI, prompt: str, seed: int, sampling: Sampling) -> Completion:
         answer = server.chat.completions.create(
-            model=self.config.model, messages=messages, stream=False, **_settings(sampling, seed)
+            model=self.config.model, messages=self._messages(prompt), stream=False, **_settings(sampling, seed)
         )
         choice = answer.choices[0]
-        return _completion(choice.message.content or "", choice.finish_reason, answer.usage)
+        return _completion(_cut(choice.message.content, sampling), choice.finish_reason, answer.usage)
 
     def _continue(self, server: client.OpenAI, prompt: str, seed: int, sampling: Sampling) -> Completion:
         answer = server.completions.create(
             model=self.config.model, prompt=prompt or "\n", stream=False, **_settings(sampling, seed)
         )
         choice = answer.choices[0]
-        return _completion(choice.text or "", choice.finish_reason, answer.usage)
+        return _completion(_cut(choice.text, sampling), choice.finish_reason, answer.usage)
+
+    def _sent(self, server: client.OpenAI, prompt: str, seed: int, sampling: Sampling) -> client.Stream[Any]:
+        """The answer as the server sends it, by server-sent events; as a context manager it hangs up at its end."""
+        settings = _settings(sampling, seed)
+        if self.config.api == "chat":
+            messages = self._messages(prompt)
+            return server.chat.completions.create(model=self.config.model, messages=messages, stream=True, **settings)
+        return server.completions.create(model=self.config.model, prompt=prompt or "\n", stream=True, **settings)
 
     def _explained(
         self, ask: Callable[..., Completion], server: client.OpenAI, prompt: str, seed: int, sampling: Sampling
     ) -> Completion:
+        with self._explaining(server):
+            return ask(server, prompt, seed, sampling)
+
+    @contextmanager
+    def _explaining(self, server: client.OpenAI) -> Iterator[None]:
+        """What goes wrong inside, in words for people."""
         where, model = self.config.base_url, self.config.model
         try:
-            return ask(server, prompt, seed, sampling)
+            yield
         except client.APITimeoutError as error:
             what = t("the server did not answer within {seconds} s", seconds=self.config.timeout)
             raise UserError(what, where=where, fix=t("raise timeout, or ask for fewer tokens")) from error
@@ -198,7 +245,7 @@ class Endpoint:
         except client.NotFoundError as error:
             what = t("the server knows no model '{model}' at this address", model=model)
             raise UserError(what, where=where, fix=_known_models(server)) from error
-        except (client.APIStatusError, client.APIResponseValidationError) as error:
+        except (client.APIError, json.JSONDecodeError) as error:  # other statuses, no answer at all, an error midway
             what = t("the server refuses the request: {cause}", cause=str(error)[:300])
             raise UserError(what, where=where, fix=t("see the server's own log")) from error
 
@@ -225,14 +272,25 @@ def _settings(sampling: Sampling, seed: int) -> dict[str, Any]:
         "top_p": sampling.top_p,
         "seed": seed % 2**31,
     }
+    if sampling.frequency_penalty:
+        settings["frequency_penalty"] = sampling.frequency_penalty
+    if sampling.presence_penalty:
+        settings["presence_penalty"] = sampling.presence_penalty
     if sampling.stop:
-        settings["stop"] = list(sampling.stop[:4])  # more are refused by many servers
+        settings["stop"] = list(sampling.stop[:4])  # more are refused by many servers; _cut heeds all
     return settings | ({"extra_body": extra} if extra else {})
 
 
-def _completion(text: str, finish: str | None, usage: Any) -> Completion:
-    tokens = int(getattr(usage, "completion_tokens", 0) or 0) or max(1, len(text) // 3)
-    return Completion(text=text, tokens=tokens, finish="length" if finish == "length" else "stop")
+def _cut(text: str | None, sampling: Sampling) -> Growing:
+    growing = Growing(sampling.stop)
+    growing.add(text or "")
+    return growing
+
+
+def _completion(growing: Growing, finish: str | None, usage: Any) -> Completion:
+    tokens = int(getattr(usage, "completion_tokens", 0) or 0) or max(1, len(growing.text) // 3)
+    stopped = growing.stopped or finish != "length"
+    return Completion(text=growing.text, tokens=tokens, finish="stop" if stopped else "length")
 
 
 def _host(base_url: str) -> str:
