@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import threading
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from typing import Any
@@ -15,14 +16,17 @@ from intaglio.core.contracts import Completion, Constraint, Context, Item, Sampl
 from intaglio.models._pieces import Growing
 from intaglio.models._tokenizers import TextTokenizer
 from intaglio.nn.device import machine
-from intaglio.nn.sampling import SLOTS, Decoder, Line, steps, write
+from intaglio.nn.sampling import SLOTS, Decoder, Line, Weights, steps, write
 from intaglio.nn.transformer import Transformer
 
 SCORED_TOGETHER = 8_192  # tokens of one forward pass when scoring
 
 
 class Writer:
-    """Writes and scores with a transformer and its tokenizer; loads nothing and keeps no state between calls."""
+    """Writes and scores with a transformer and its tokenizer; loads nothing. Safe to use from several threads.
+
+    Between calls it keeps one more copy of the weights, laid out for writing, and makes it anew where they changed.
+    """
 
     makes = "text"
 
@@ -33,6 +37,9 @@ class Writer:
         self.device, self.threads, self.usual_tokens = device, threads, usual_tokens
         self.context_tokens = model.shape.context
         self._flags: dict[int, tuple[Any, Tensor]] = {}
+        self._lock = threading.Lock()
+        self._laid_out: Weights | None = None
+        self._state: tuple[tuple[int, int], ...] = ()  # of the parameters that were laid out
 
     def count_tokens(self, text: str) -> int:
         """How many tokens ``text`` has."""
@@ -68,7 +75,7 @@ class Writer:
             for prompt, seed, form in zip(prompts, seeds, forms, strict=True)
         ]
         with machine(device=self.device, threads=self.threads):
-            write(Decoder(self.model), [draft.line for draft in drafts], sampling, end=self.tokenizer.end)
+            write(self._decoder(), [draft.line for draft in drafts], sampling, end=self.tokenizer.end)
         return [draft.completion() for draft in drafts]
 
     def stream(
@@ -77,7 +84,7 @@ class Writer:
         """Continue a prompt piece by piece (``core.contracts.TextModel``)."""
         draft = _Draft(self, prompt, seed, constraint, sampling.stop)
         with machine(device=self.device, threads=self.threads):
-            decoder = Decoder(self.model)
+            decoder = self._decoder()
         with closing(steps(decoder, [draft.line], sampling, end=self.tokenizer.end)) as work:
             going = True
             while going:
@@ -86,6 +93,15 @@ class Writer:
                 if piece := draft.growing.piece(last=not going):
                     yield piece
         return draft.completion()
+
+    def _decoder(self) -> Decoder:
+        """A cache of its own over the weights laid out before, unless the model was trained or moved since."""
+        state = tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in self.model.parameters())
+        with self._lock:
+            if self._laid_out is None or self._state != state:
+                self._laid_out = None  # first, so that there are never two
+                self._laid_out, self._state = Weights(self.model), state
+            return Decoder(self._laid_out)
 
     def flags(self, answer: Sequence[bool]) -> Tensor:
         """A constraint's answer as a tensor; the same object is turned into one only once."""

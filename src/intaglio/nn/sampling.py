@@ -10,11 +10,13 @@ Shapes:  B sequences, T time, L columns of the cache, N query heads, K key and v
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -169,6 +171,8 @@ class Decoder:
     def advance(self, ids_BT: Tensor) -> Tensor:
         """Read these tokens after all before them: logits (B, V), float32, of what follows."""
         b, t = ids_BT.shape
+        if b == t == 1 and self.device.type == "cpu":
+            return self._advance_alone(int(ids_BT))
         if self.column + t > 2 * self.shape.context:
             self._move_up()
         shape, start, end = self.shape, self.column, self.column + t
@@ -190,6 +194,31 @@ class Decoder:
             x = x + times(F.silu(gate).mul_(up), down)
         self.column = end
         return times(_normalize(x.view(b, t, -1)[:, -1], shape.eps), self.weights.vocabulary)
+
+    def _advance_alone(self, token: int) -> Tensor:
+        """``advance`` by one token of one sequence. What is small goes through numpy: a call of torch's costs more than
+        the work in it."""
+        if self.column == 2 * self.shape.context:
+            self._move_up()
+        weights, shape, start = self.weights, self.shape, self.column
+        n, k, h, first, end = shape.heads, shape.kv_heads, shape.head_dim, self.pads[0], start + 1
+        turn = weights.turn_TH[min(start - first, shape.context - 1)].numpy()
+        x = weights.embedding[token].numpy()
+        for index, (qkv, out, gate_up, down) in enumerate(weights.layers):
+            keys, values = self.keys[index, 0], self.values[index, 0]
+            y = weights.times(_row(x, shape.eps), qkv).numpy()
+            qk = y[0, : (n + k) * h].reshape(n + k, h)
+            qk = qk / np.sqrt(np.einsum("gh,gh->g", qk, qk) / np.float32(h) + np.float32(shape.eps))[:, None]
+            qk = (qk.view(np.complex64) * turn).view(np.float32)
+            keys.numpy()[:, start] = qk[n:]
+            values.numpy()[:, start] = y[0, (n + k) * h :].reshape(k, h)
+            q = torch.from_numpy(qk[:n].reshape(k, self.group, h) * np.float32(h**-0.5))
+            chances = torch.bmm(q, keys[:, first:end].mT).softmax(-1)
+            x = x + weights.times(torch.bmm(chances, values[:, first:end]).view(1, n * h), out).numpy()[0]
+            gate, up = weights.times(_row(x, shape.eps), gate_up).chunk(2, -1)
+            x = x + weights.times(F.silu(gate).mul_(up), down).numpy()[0]
+        self.column = end
+        return weights.times(_row(x, shape.eps), weights.vocabulary)
 
     def _attend(self, q_BNTH: Tensor, k_BKLH: Tensor, v_BKLH: Tensor, mask: Tensor | None) -> Tensor:
         """(B, T, N, H)."""
@@ -222,6 +251,11 @@ class Decoder:
             return self.weights.turn_TH[None, start - first : end - first, None]
         position = torch.arange(start, end, device=self.device) - torch.tensor(self.pads, device=self.device)[:, None]
         return self.weights.turn_TH[position.clamp_(0, last)][:, :, None]
+
+
+def _row(x: np.ndarray, eps: float) -> Tensor:
+    """x (D) normalized, as (1, D)."""
+    return torch.from_numpy(x * np.float32(1.0 / math.sqrt(float(np.dot(x, x)) / len(x) + eps)))[None]
 
 
 def _normalize(x: Tensor, eps: float) -> Tensor:
