@@ -19,7 +19,7 @@ LETTERS = "CDEFGAB"
 SEMITONES = (0, 2, 4, 5, 7, 9, 11)
 SECTION_ENDS = ("||", "|]", ":|")
 MAX_MEASURES = 10_000
-_FIFTHS = {"C": 0, "G": 1, "D": 2, "A": 3, "E": 4, "B": 5, "F": -1}
+LETTER_FIFTHS = {"C": 0, "G": 1, "D": 2, "A": 3, "E": 4, "B": 5, "F": -1}
 _MODES = {
     "": 0,
     "maj": 0,
@@ -323,7 +323,7 @@ def fifths(key: str) -> int:
     found = re.match(r"([A-G])([#b]?)(\w*)", key)
     if not found:
         return 0
-    return max(-7, min(7, _FIFTHS[found[1]] + {"": 0, "#": 7, "b": -7}[found[2]] + _MODES.get(found[3], 0)))
+    return max(-7, min(7, LETTER_FIFTHS[found[1]] + {"": 0, "#": 7, "b": -7}[found[2]] + _MODES.get(found[3], 0)))
 
 
 def signature(key: str) -> dict[int, int]:

@@ -74,11 +74,16 @@ def render(notes: Sequence[Heard], beats_per_minute: float, *, rate_hz: int = 44
 
 def wav(notes: Sequence[Heard], beats_per_minute: float, *, rate_hz: int) -> bytes:
     """The sound as a WAV file of 16 bits."""
-    sound = np.round(render(notes, beats_per_minute, rate_hz=rate_hz) * 32_767).astype("<i2")
+    return wav_of(render(notes, beats_per_minute, rate_hz=rate_hz), rate_hz=rate_hz)
+
+
+def wav_of(sound: np.ndarray[Any, Any], *, rate_hz: int) -> bytes:
+    """Mono sound in [-1, 1] as a WAV file of 16 bits."""
+    samples = np.round(sound * 32_767).astype("<i2")
     out = io.BytesIO()
     with wave.open(out, "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(rate_hz)
-        file.writeframes(sound.tobytes())
+        file.writeframes(samples.tobytes())
     return out.getvalue()

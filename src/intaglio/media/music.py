@@ -26,6 +26,7 @@ from intaglio.media._abc import (
     signature,
     tunes_in,
 )
+from intaglio.media._abc_moved import transposed
 from intaglio.media._abc_out import body, dump
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "piece_of",
     "read_midi",
     "score",
+    "transposed",
     "tune_of",
     "tunes_in",
     "wav",

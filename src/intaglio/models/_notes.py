@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -84,9 +84,14 @@ def tune_from(text: str, *, title: str = "") -> music.Tune:
 
 
 def tokenizer_of(data: Dataset) -> TextTokenizer:
-    """A token for each name that training tunes hold more than once, and for all that ``Form`` needs; bytes below."""
+    """The tokens of the training tunes of ``data``, see ``tokenizer_over``."""
+    return tokenizer_over(texts_of(data, "train"))
+
+
+def tokenizer_over(texts: Iterable[str]) -> TextTokenizer:
+    """A token for each name that these tunes hold more than once, and for all that ``Form`` needs; bytes below."""
     counts: Counter[str] = Counter()
-    for text in texts_of(data, "train"):
+    for text in texts:
         counts.update(_TOKEN.findall(text))
     known = [name for name, n in counts.items() if name not in ALWAYS and (n > 1 or name[1:2] == ":")]
     known = sorted(known, key=lambda name: (-counts[name], name))[:MOST_NAMES]

@@ -2,16 +2,19 @@
 
 Papers:  Sturm et al. (2016), "Music transcription modelling and composition using deep learning", arXiv:1604.08723
          (tunes in ABC as tokens); Radford et al. (2019), as ``models/gpt.py``, whose network and training these are.
-Code:    ours. Learns from tunes in ABC and from MIDI files, of which the upper voice is taken.
+         MIDI events: ``media/_midi_events.py``. Transposing what is learned from: Oore et al. (2018), arXiv:1808.03715.
+Code:    ours. In ABC, of a MIDI file the upper voice is taken; with ``notation = "midi"`` all its instruments and drums
+         are, a token an event.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 import math
-import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,13 +25,15 @@ from pydantic import Field
 
 from intaglio.core.config import Names, Role, StepConfig
 from intaglio.core.contracts import Context, Dataset, Estimate, Item, Machine, Sampling, Size
-from intaglio.core.errors import UserError
 from intaglio.core.i18n import t
 from intaglio.media import Unreadable, music
+from intaglio.media._abc import pitches
 from intaglio.models._corpus import Corpus, prepare
 from intaglio.models._memory import of_texts
-from intaglio.models._notes import Form, Rules, plain, tokenizer_of, tune_from
+from intaglio.models._notes import Form, Rules, plain, tokenizer_over, tune_from
+from intaglio.models._performer import MIDI, Performer, room_of
 from intaglio.models._pretrain import EXPORTED, begin, estimate_of, metrics_of, read, save, train_on
+from intaglio.models._tunes import Keys, Notation, Tunes, per_note, refuse_seconds
 from intaglio.models._writer import Writer
 from intaglio.nn.checkpoint import write_atomic
 from intaglio.nn.device import machine, peak_memory_bytes
@@ -50,6 +55,10 @@ class Config(StepConfig):
     context: tokens the model sees at once; left out, it follows from the length of the tunes.
     steps:   updates of the weights; left out, from size and tunes.
     bars:    a tune that has so many is brought to its end.
+    notation: ``abc``, tunes of one voice with repeats and upbeats, from ABC and MIDI; ``midi``, performances of several
+              instruments and drums, from MIDI files.
+    transpose: training tunes are heard up to so many semitones higher and lower as well, as far as the range of each
+              instrument in them allows; drums and held-out tunes stay as they are.
     """
 
     data: Annotated[Names, Role(stages=("data", "optimize"), media=("text", "audio"))]
@@ -57,6 +66,8 @@ class Config(StepConfig):
     context: int | None = Field(default=None, ge=8, le=32_768)
     steps: int | None = Field(default=None, ge=1, le=10_000_000)
     bars: int = Field(default=48, ge=2, le=400)
+    notation: Literal["abc", "midi"] = "abc"
+    transpose: int = Field(default=0, ge=0, le=12)
 
 
 TINY: dict[str, Any] = {"size": "tiny", "context": 16, "steps": 20, "bars": 4}
@@ -72,49 +83,54 @@ class Component:
         self.config = config
 
     def estimate(self, size: Size, machine: Machine) -> Estimate:
-        """As a GPT of the same size: a token is about two bytes of ABC."""
-        tokens = max(1_000, (size.bytes or 1_000_000) // 2)
-        found = estimate_of(self.config, machine, tokens=tokens, vocab=512, documents=size.items or 1)
-        return Estimate(found.seconds + 30, found.bytes)  # the tunes drawn and judged
+        """As a GPT of the same size: a token is about two bytes of ABC, three of a MIDI file."""
+        events = self.config.notation == "midi"
+        tokens = max(1_000, (size.bytes or 1_000_000) // (3 if events else 2))
+        found = estimate_of(
+            self.config, machine, tokens=tokens, vocab=1_024 if events else 512, documents=size.items or 1
+        )
+        keys = 2e-5 * self.config.transpose * tokens  # every tune read and written again in each
+        return Estimate(found.seconds + 30 + keys, found.bytes)  # the tunes drawn and judged
 
     def fit(self, data: Dataset, ctx: Context) -> Mapping[str, Any]:
         """Train on the tunes of ``data``; the checkpoint in ``ctx.out`` is one that ``transformers`` loads.
 
-        Returns figures: held-out bits a token and a character beside unigram, the share of whole bars with and without
-        the rules, memorization. Errors: UserError where there is no tune.
+        Returns figures: held-out nats a note and bits a token beside unigram; in ABC the share of whole bars, of MIDI
+        events that of well-formed pieces, with and without the rules, and how they are put together; memorization.
+        Errors: UserError where there is no tune of this notation.
         """
+        notation = ABC if self.config.notation == "abc" else MIDI
         with machine(device=ctx.device, threads=ctx.threads):
-            tunes = Tunes.gathered(data, ctx)
-            corpus = prepare(tunes, ctx, kind=tokenizer_of)
+            tunes = Tunes.gathered(data, ctx, notation)
+            keys = Keys(tunes, notation, self.config.transpose)
+            corpus = prepare(tunes, ctx, kind=lambda _: notation.tokenizer(keys.texts()))
             run, writer = begin(self.config, corpus, ctx)
-            trained = train_on(writer, corpus, run, ctx)
+            trained = train_on(writer, keys.corpus(corpus, ctx), run, ctx)
             ctx.progress(run.steps, run.steps, doing=t("measuring on held-out tunes"))
-            some = [item.text for item in itertools.islice(tunes.split("train"), LOOKED_AT)]
-            player = Player(writer, bars=self.config.bars, square=square_of(some))
-            metrics = {**metrics_of(writer, corpus, run, trained, tunes), **per_token(corpus)}
-            bits = metrics["heldout_bits_per_char"]
-            if bits is not None:
-                heard = corpus.heldout_counts
-                metrics["heldout_bits_per_token"] = round(bits * heard.characters / (heard.tokens - heard.documents), 4)
-            metrics |= {"left_out": tunes.left_out, "square_sections_of_training": round(square_share(some), 4)}
-            metrics |= judge(player, ctx.seed)
+            metrics = {**metrics_of(writer, corpus, run, trained, tunes), "left_out": tunes.left_out}
+            metrics |= per_note(writer, corpus, tunes, notation)
+            player = self._player(writer, tunes)
+            if isinstance(player, Player):
+                metrics |= per_token(corpus, metrics["heldout_bits_per_char"])
+            else:  # a character of an event's name says nothing
+                metrics = {key: value for key, value in metrics.items() if not key.endswith(("_per_char", "_per_byte"))}
+            metrics |= player.figures(tunes, ctx.seed)
             metrics["memorization"] = of_texts(writer, tunes, seed=ctx.seed, tokens=writer.usual_tokens)
-            save(
-                ctx.out,
-                writer,
-                metrics,
-                trained,
-                component="models/music",
-                bars=player.bars,
-                square=player.rules.square,
-            )
-            _show(player, ctx)
+            save(ctx.out, writer, metrics, trained, component="models/music", **player.facts)
+            player.show(ctx.out, ctx)
         return {**metrics, "seconds": round(trained.seconds, 2), "peak_bytes": peak_memory_bytes(ctx.device)}
 
-    def load(self, folder: Path, *, device: str, threads: int) -> Player:
+    def _player(self, writer: Writer, tunes: Tunes) -> Player | Performer:
+        if self.config.notation == "midi":
+            return Performer(writer, bars=self.config.bars, tokens_of_a_bar=room_of(tunes))
+        return Player(writer, bars=self.config.bars, square=square_of(_some(tunes)))
+
+    def load(self, folder: Path, *, device: str, threads: int) -> Player | Performer:
         """The checkpoint written by ``fit``. Errors: UserError where a file is missing or damaged."""
         writer = read(folder, device=device, threads=threads)
         facts = json.loads((folder / "intaglio.json").read_text("utf-8"))
+        if facts.get("notation", "abc") == "midi":  # a checkpoint older than the second notation names none
+            return Performer(writer, bars=int(facts["bars"]), tokens_of_a_bar=int(facts["tokens_of_a_bar"]))
         return Player(writer, bars=int(facts["bars"]), square=int(facts["square"]))
 
     def export(self, folder: Path, to: Path) -> list[Path]:
@@ -124,74 +140,6 @@ class Component:
 
 
 # ------------------------------------------------------------------------------------------------------------ the tunes
-class Tunes:
-    """``core.contracts.Dataset`` over the plain texts of tunes, one a line, read from a file a split."""
-
-    def __init__(self, folder: Path, splits: Sequence[str], counts: Mapping[str, int]) -> None:
-        self.folder, self.splits, self.counts = folder, tuple(splits), counts
-        self.left_out = counts["left_out"]
-
-    @classmethod
-    def gathered(cls, data: Dataset, ctx: Context) -> Tunes:
-        """Every tune of ``data`` read, each once, into ``ctx.work``; what is none is left out and said.
-
-        Errors: UserError where no tune for training is left.
-        """
-        folder = ctx.work / "tunes"
-        if not (folder / "counts.json").exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            counts = _gather(data, folder, ctx)
-            write_atomic(folder / "counts.json", json.dumps(counts).encode())
-        counts = json.loads((folder / "counts.json").read_text("utf-8"))
-        if not counts["train"]:
-            raise UserError(
-                t("there is no tune to learn from in its data"),
-                where=f"[models.{ctx.step}]",
-                fix=t("name a data step that reads tunes in ABC (.abc) or MIDI files (.mid)"),
-            )
-        return cls(folder, ("train", "heldout"), counts)
-
-    def __len__(self) -> int:
-        return sum(self.counts[split] for split in self.splits)
-
-    def __iter__(self) -> Iterator[Item]:
-        for split in self.splits:
-            with (self.folder / f"{split}.jsonl").open("r", encoding="utf-8") as file:
-                yield from (Item(media="text", text=json.loads(line), split=split) for line in file)
-
-    def split(self, name: str) -> Tunes:
-        return Tunes(self.folder, [each for each in self.splits if each == name], self.counts)
-
-    def of(self, *media: str) -> Tunes:
-        return self if "text" in media else Tunes(self.folder, (), self.counts)
-
-
-def _gather(data: Dataset, folder: Path, ctx: Context) -> dict[str, int]:
-    counts, reason = {"train": 0, "heldout": 0, "left_out": 0}, ""
-    seen: set[int] = set()  # training comes first: no held-out tune is one of it
-    for split in ("train", "heldout"):
-        with (folder / f"{split}.part").open("w", encoding="utf-8") as file:
-            for item in data.split(split):
-                try:
-                    text = plain(_tune_of(item, ctx))
-                except (Unreadable, FileNotFoundError) as error:
-                    counts["left_out"] += 1
-                    reason = reason or f"{item.origin}: {error}"
-                    continue
-                if _number(text) not in seen:
-                    seen.add(_number(text))
-                    file.write(json.dumps(text) + "\n")
-                    counts[split] += 1
-        os.replace(folder / f"{split}.part", folder / f"{split}.jsonl")
-    if counts["left_out"]:
-        ctx.warn(t("{count} items were left out; the first: {reason}", count=counts["left_out"], reason=reason))
-    return counts
-
-
-def _number(text: str) -> int:
-    return derive(0, text.partition("K:")[2])
-
-
 def _tune_of(item: Item, ctx: Context) -> music.Tune:
     """The tune of an item: its ABC, or the upper voice of its MIDI file. Errors: Unreadable."""
     if item.media == "text" or item.meta.get("abc"):
@@ -205,6 +153,47 @@ def _tune_of(item: Item, ctx: Context) -> music.Tune:
     raise Unreadable(t("a recording, not a MIDI file"))
 
 
+def _some(tunes: Tunes) -> list[str]:
+    return [item.text for item in itertools.islice(tunes.split("train"), LOOKED_AT)]
+
+
+@functools.lru_cache(maxsize=2)
+def _read(text: str) -> music.Tune:
+    return tune_from(text)
+
+
+def _sounding(tune: music.Tune) -> Iterator[int]:
+    return (pitch for bar in pitches(tune) for chord in bar for pitch in chord)
+
+
+def _range(texts: Iterable[str]) -> tuple[int, int]:
+    """The lowest and highest pitch of all: what the instrument has."""
+    low, high = 127, 0
+    for text in texts:
+        heard = list(_sounding(_read(text)))
+        low, high = min([low, *heard]), max([high, *heard])
+    return low, high
+
+
+def _moved(text: str, semitones: int, within: tuple[int, int]) -> str | None:
+    tune = _read(text)
+    if any(not within[0] <= pitch + semitones <= within[1] for pitch in _sounding(tune)):
+        return None
+    other = music.transposed(tune, semitones)
+    return plain(other) if other is not None else None
+
+
+ABC = Notation(
+    read=lambda item, ctx: plain(_tune_of(item, ctx)),
+    same=lambda text: text.partition("K:")[2],
+    tokenizer=tokenizer_over,
+    ranges=_range,
+    moved=_moved,
+    note=lambda name: bool(re.fullmatch(r"[_^=]{0,2}[A-Ga-g][,']*", name)),
+    fix=lambda: t("name a data step that reads tunes in ABC (.abc) or MIDI files (.mid)"),
+)
+
+
 # ------------------------------------------------------------------------------------------------------------ playing
 class Player:
     """A trained model ready to make tunes (``core.contracts.LoadedModel``)."""
@@ -214,6 +203,27 @@ class Player:
     def __init__(self, writer: Writer, *, bars: int, square: int) -> None:
         self.writer, self.bars = writer, bars
         self.rules = Rules(writer.tokenizer, bars=bars, square=square)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What ``intaglio.json`` has to hold to load it again."""
+        return {"notation": "abc", "bars": self.bars, "square": self.rules.square}
+
+    def figures(self, tunes: Tunes, seed: int) -> dict[str, Any]:
+        """How the bars and sections of some tunes come out, beside those learned from."""
+        return {"square_sections_of_training": round(square_share(_some(tunes)), 4), **judge(self, seed)}
+
+    def show(self, out: Path, ctx: Context) -> None:
+        """A few tunes beside the checkpoint: ABC, scores, sound."""
+        texts = self.texts([derive(ctx.seed, "shown", number) for number in range(SHOWN)])
+        tunes = [tune_from(text) for text in texts]
+        for number, tune in enumerate(tunes, 1):
+            tune.number, tune.title = str(number), _title(tune)
+            picture = music.score(tune, title=tune.title)
+            write_atomic(out / f"sample-{number}.png", picture)
+            ctx.preview(f"sample-{number}.png", picture)
+        write_atomic(out / "samples.abc", "\n".join(music.dump(tune) for tune in tunes).encode())
+        write_atomic(out / "sample-1.wav", music.wav(music.piece_of(tunes[0])))
 
     def texts(self, seeds: Sequence[int], *, start: str = "", ruled: bool = True) -> list[str]:
         """A tune a seed in plain ABC, whole and ended; ``start`` is how each begins, such as ``M:6/8``, a line each.
@@ -235,12 +245,7 @@ class Player:
 
         Errors: UserError where ``seconds`` are asked for, as of a model of sounds.
         """
-        if seconds is not None:
-            raise UserError(
-                t("a tune is as long as its bars, not so many seconds"),
-                where=f"[generate.{ctx.step}]",
-                fix=t("leave seconds out, and set bars in the model's step"),
-            )
+        refuse_seconds(seconds, ctx)
         for first in range(0, len(seeds), SLOTS):
             some = seeds[first : first + SLOTS]
             for seed, text in zip(some, self.texts(some), strict=True):
@@ -281,15 +286,21 @@ def _meter(tune: music.Tune) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------ figures
-def per_token(corpus: Corpus) -> dict[str, Any]:
-    """Bits a token of the held-out tunes under token frequencies of the training tunes (add-one), ends left out."""
+def per_token(corpus: Corpus, bits_per_char: float | None) -> dict[str, Any]:
+    """Bits a token of the held-out tunes, from those a character, beside token frequencies of the training tunes
+    (add-one), ends left out."""
     if corpus.heldout is None:
         return {"baseline_unigram_bits_per_token": None}
     size = corpus.tokenizer.size
     train, heldout = (np.bincount(np.asarray(each), minlength=size)[1:] for each in (corpus.train, corpus.heldout))
     nats = -np.log((train + 1) / (train.sum() + size - 1))
     bits = float((nats * heldout).sum() / max(1, heldout.sum()) / math.log(2))
-    return {"baseline_unigram_bits_per_token": round(bits, 4)}
+    found = {"baseline_unigram_bits_per_token": round(bits, 4)}
+    if bits_per_char is not None:
+        heard = corpus.heldout_counts
+        of_tokens = bits_per_char * heard.characters / (heard.tokens - heard.documents)
+        found["heldout_bits_per_token"] = round(of_tokens, 4)
+    return found
 
 
 def judge(player: Player, seed: int) -> dict[str, Any]:
@@ -344,16 +355,3 @@ def sections_of(tune: music.Tune) -> list[int]:
         if measure.right in ("||", "|]", ":|") and count:
             lengths, count = [*lengths, count], 0
     return [*lengths, count] if count else lengths
-
-
-def _show(player: Player, ctx: Context) -> None:
-    """A few tunes beside the checkpoint: ABC, scores, sound."""
-    texts = player.texts([derive(ctx.seed, "shown", number) for number in range(SHOWN)])
-    tunes = [tune_from(text) for text in texts]
-    for number, tune in enumerate(tunes, 1):
-        tune.number, tune.title = str(number), _title(tune)
-        picture = music.score(tune, title=tune.title)
-        write_atomic(ctx.out / f"sample-{number}.png", picture)
-        ctx.preview(f"sample-{number}.png", picture)
-    write_atomic(ctx.out / "samples.abc", "\n".join(music.dump(tune) for tune in tunes).encode())
-    write_atomic(ctx.out / "sample-1.wav", music.wav(music.piece_of(tunes[0])))
