@@ -1,6 +1,6 @@
 """Wall time of `gpt` to the held-out loss that nanoGPT reaches with its own CPU configuration, on the same text.
 
-Usage: python bench/gpt.py [--nanogpt CHECKOUT] [--text input.txt] [--steps 135] [--seeds 3] [--rounds 1] [--quick]
+Usage: python bench/gpt.py [--nanogpt CHECKOUT] [--text input.txt] [--steps 118] [--seeds 3] [--rounds 1] [--quick]
 Without the first two, nanoGPT and the text of its example (tinyshakespeare) are fetched from GitHub into the user's
 cache folder; where that cannot be reached the bench says so and ends.
 nanoGPT runs its `config/train_shakespeare_char.py` with the CPU flags of its README (2,000 updates of 12 x 64
@@ -9,7 +9,12 @@ context 64: the same depth, width and context, about as many weights. Both learn
 Both times are those of a whole process, from start to end, imports, evaluations and files included; nanoGPT's
 preparation of its data is left out, ours counts. Both losses are the mean nats a character over all windows of 64
 characters, side by side, of the last tenth, in float32, computed by one function. Sides take turns. What nanoGPT saved
-is read without unpickling objects. Prints one JSON line and writes bench/results/gpt_<machine>_<YYYYMM>.json.
+is read without unpickling objects.
+`share_of_bf16_rate`: operations a second of whole updates (forward, backward, optimizer), counted as in PaLM's appendix
+B (Chowdhery et al., 2022: 6 a weight and token, 12 x layers x width x length a token for attention), as a share of what
+square bfloat16 products of side 2,048 reach in the same process, round by round; of the bench's own model and of size
+`small` with its usual 4,096 tokens and 256 of context.
+Prints one JSON line and writes bench/results/gpt_<machine>_<YYYYMM>.json.
 """
 
 from __future__ import annotations
@@ -36,6 +41,7 @@ ROOT = Path(__file__).parent.parent
 NANOGPT = "https://github.com/karpathy/nanoGPT"
 TEXT = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 CONTEXT = 64
+ROUNDS = 5  # of the share of the bfloat16 rate
 FLAGS = (
     "--device=cpu --compile=False --eval_iters=20 --log_interval=1 --block_size=64 --batch_size=12 --n_layer=4 "
     "--n_head=4 --n_embd=128 --max_iters=2000 --lr_decay_iters=2000 --dropout=0.0"
@@ -109,12 +115,76 @@ def run_ours(options: argparse.Namespace) -> None:
     gpt.Component(config).fit(items, ctx)
 
 
-def timed(command: Sequence[str], *, threads: int, cwd: Path | None = None) -> float:
-    # On both sides idle threads spin a moment only, as in the runner's workers: a neighbor would cost tenfold.
+def run_rates(options: argparse.Namespace) -> None:
+    """Print the rows of ``share_of_bf16_rate``: measured in this process, which trains nothing else."""
+    from intaglio.models.gpt import Config, decide
+    from intaglio.nn.device import machine
+
+    rows = {}
+    with machine(device="cpu", threads=options.threads):
+        for name, vocabulary, config in (
+            (f"tiny, context {CONTEXT}", 321, Config(data=("text",), size="tiny", context=CONTEXT)),
+            ("small", 4_096, Config(data=("text",), size="small")),
+        ):
+            rows[name] = share_of_rate(decide(config, vocab=vocabulary, tokens=4_000_000, documents=1_000), ROUNDS)
+    print(json.dumps(rows))
+
+
+def share_of_rate(run: Any, rounds: int) -> dict[str, Any]:
+    import torch
+
+    from intaglio.models._pretrain import micro_batches, optimizers_of
+    from intaglio.nn import heap
+    from intaglio.nn.device import fast_dtype, matmul_gflops
+    from intaglio.nn.transformer import Transformer
+
+    shape, dtype, parts = run.shape, fast_dtype("cpu"), micro_batches(run, "cpu")
+    model = Transformer(shape)
+    optimizers = optimizers_of(model, steps=run.steps, dtype=dtype)
+    ids = torch.randint(shape.vocab, (run.batch, shape.context + 1))
+
+    def update() -> None:
+        for part in ids.chunk(parts):
+            (model.loss(part, dtype=dtype) / parts).backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    per_token = 6 * shape.parameters() + 12 * shape.layers * shape.width * shape.context
+    found: dict[str, list[float]] = {"share_of_bf16_rate": [], "gflops": [], "bf16_gflops": []}
+    with heap.kept():
+        update()
+        for _ in range(rounds):
+            rate = matmul_gflops(torch.bfloat16, size=2_048, seconds=0.5)
+            count, start = 0, time.perf_counter()
+            while (seconds := time.perf_counter() - start) < 1.5:
+                update()
+                count += 1
+            reached = per_token * run.tokens_per_step * count / seconds / 1e9
+            for name, value in zip(found, (reached / rate, reached, rate), strict=True):
+                found[name].append(value)
+    spread = {
+        name: {"median": round(statistics.median(each), 3), "least": round(min(each), 3), "most": round(max(each), 3)}
+        for name, each in found.items()
+    }
+    return {**spread, "rounds": rounds, "parameters": shape.parameters(), "tokens_per_step": run.tokens_per_step}
+
+
+def time_rates(options: argparse.Namespace) -> dict[str, Any]:
+    command = [sys.executable, str(Path(__file__).resolve()), "--side", "rates", "--threads", str(options.threads)]
+    printed = subprocess.run(command, check=True, env=surrounded(options.threads), stdout=subprocess.PIPE, text=True)
+    return dict(json.loads(printed.stdout))
+
+
+def surrounded(threads: int) -> dict[str, str]:
+    # On all sides idle threads spin a moment only, as in the runner's workers: a neighbor would cost tenfold.
     waiting = {"OMP_NUM_THREADS": str(threads), "GOMP_SPINCOUNT": "1000"}
-    environment = {**os.environ, **waiting, "PYTHONPATH": str(ROOT / "src")}
+    return {**os.environ, **waiting, "PYTHONPATH": str(ROOT / "src")}
+
+
+def timed(command: Sequence[str], *, threads: int, cwd: Path | None = None) -> float:
     start = time.perf_counter()
-    subprocess.run(command, check=True, cwd=cwd, env=environment, stdout=sys.stderr)
+    subprocess.run(command, check=True, cwd=cwd, env=surrounded(threads), stdout=sys.stderr)
     return time.perf_counter() - start
 
 
@@ -239,7 +309,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nanogpt", type=Path, help="a checkout of karpathy/nanoGPT")
     parser.add_argument("--text", default="", help="the text both learn from, such as tinyshakespeare's input.txt")
-    parser.add_argument("--steps", type=int, default=135, help="updates of ours")
+    parser.add_argument("--steps", type=int, default=118, help="updates of ours")
     parser.add_argument("--seeds", type=int, default=3, help="runs of ours")
     parser.add_argument("--rounds", type=int, default=1, help="runs of nanoGPT")
     parser.add_argument("--quick", action="store_true", help="one seed of ours; writes no file")
@@ -251,6 +321,9 @@ def main() -> None:
     options = parser.parse_args()
     if options.side == "ours":
         run_ours(options)
+        return
+    if options.side == "rates":
+        run_rates(options)
         return
     if options.quick:
         options.seeds = 1
