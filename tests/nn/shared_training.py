@@ -19,7 +19,7 @@ from intaglio.nn import parallel
 from intaglio.nn.checkpoint import save_tensors
 from intaglio.nn.device import machine
 from intaglio.nn.loop import Plan, train
-from intaglio.nn.optim import muon_and_adamw
+from intaglio.nn.optim import adamw, muon_and_adamw
 from intaglio.nn.order import rows
 from tests.support import RunContext
 
@@ -41,12 +41,26 @@ class Running(nn.Module):
         return x
 
 
+class Turned(nn.Module):
+    """A convolution whose weights lie in channels last, as those of the models for pictures do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 2, 2)
+        self.conv.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.pad(self.conv(x.view(-1, 2, 2, 4)), (0, 1, 0, 1)).reshape(len(x), 16)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--accumulate", type=int, default=0)
     parser.add_argument("--kill", default="", help="RANK:STEP, or all:STEP")
     parser.add_argument("--spoil", type=int, default=-1)
+    parser.add_argument("--judge", action="store_true", help="evaluate writes a buffer")
+    parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--steps", type=int, default=30)
     options = parser.parse_args()
     rank = int(os.environ.get("RANK", "0"))
@@ -57,6 +71,17 @@ def main() -> None:
     with machine(device="cpu", threads=parallel.size()):
         torch.manual_seed(rank)  # the first process's weights are everyone's
         model = nn.Sequential(nn.Linear(8, 16), nn.GELU(), Running(), nn.Dropout(0.1), nn.Linear(16, 8))
+
+        if options.channels_last:
+            model.insert(2, Turned())
+        judged = torch.zeros(())
+        if options.judge:
+            model.register_buffer("judged", judged)
+
+        def evaluate() -> Tensor:
+            if options.judge:
+                judged.add_(1.0)
+            return (model(X) - Y).square().mean(1)
 
         def loss(micro: int, gen: torch.Generator) -> Tensor:
             step = micro // parts
@@ -72,13 +97,13 @@ def main() -> None:
         trained = train(
             model,
             loss,
-            optimizers=muon_and_adamw(model),
+            optimizers=[adamw(model.parameters(), lr=3e-3)] if options.channels_last else muon_and_adamw(model),
             plan=Plan(
                 steps=options.steps, seed=3, ema=0.9, evaluations=5, accumulate=parts, save_seconds=0.0, previews=2
             ),
             work=ctx.work,
             report=ctx,
-            evaluate=lambda: (model(X) - Y).square().mean(1),
+            evaluate=evaluate,
             preview=lambda step: ctx.preview(f"{step}", b"x"),
         )
     weights = dict(model.state_dict())
@@ -86,6 +111,7 @@ def main() -> None:
         save_tensors(options.folder / "weights.safetensors", weights, {"curve": trained.curve})
     digest = hashlib.sha256(b"".join(value.numpy().tobytes() for value in weights.values())).hexdigest()
     told = {"previews": len(ctx.previews), "progress": len(ctx.progressed), "warnings": ctx.warnings}
+    told |= {"judged": float(judged)}
     # one write call: lines of several processes must not mix
     os.write(1, (json.dumps({"rank": rank, "digest": digest, "resumed": trained.resumed_at, **told}) + "\n").encode())
 

@@ -14,6 +14,7 @@ import torch
 
 from intaglio.nn import parallel
 from intaglio.nn.checkpoint import load_tensors
+from intaglio.nn.order import derive
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent.parent
@@ -94,3 +95,32 @@ def test_parts_follow_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parallel.parts(7) == 1
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert (parallel.parts(8), parallel.parts(6)) == (4, 1)
+
+
+def test_parts_of_an_update_draw_the_chance_of_the_whole() -> None:
+    drawn: list[list[float]] = []
+    for count in (1, 2, 4):
+        share = parallel.Share(8, seed=3, count=count)
+        found = torch.zeros(8)
+        for micro in range(5 * count, 6 * count):
+            generator = torch.Generator().manual_seed(derive(3, "step", micro))  # as the loop does
+            step, own = share(micro, generator)
+            assert step == 5
+            found[own] = torch.randn(8, generator=generator)[own]
+        drawn.append(found.tolist())
+    assert drawn[0] == drawn[1] == drawn[2]
+    with pytest.raises(ValueError, match="divide"):
+        parallel.Share(8, seed=3, count=3)
+
+
+def test_buffers_that_the_first_process_wrote_alone_reach_the_others(tmp_path: Path) -> None:
+    """As a judge does that keeps its best figures in the model."""
+    told, _ = run(tmp_path, "--judge")
+    assert told[0]["digest"] == told[1]["digest"] and told[0]["judged"] == told[1]["judged"] == 5.0
+
+
+def test_gradients_lie_as_their_weights_do(tmp_path: Path) -> None:
+    """The fused optimizer does not look: weights in channels last got another's gradient."""
+    run(tmp_path / "alone", "--accumulate", "2", "--channels-last", processes=1)
+    run(tmp_path / "two", "--channels-last")
+    assert torch.allclose(weights(tmp_path / "alone")[0], weights(tmp_path / "two")[0], rtol=1e-3, atol=1e-4)

@@ -1,11 +1,16 @@
-"""Seconds a training of a network over pictures takes, told from its operations and the machine's measured speed.
+"""Seconds a training takes, told from its operations and the machine's measured speed.
 
-Fitted to 1 and 2 threads of an AVX-512/AMX machine, where it was within 27 % for perceptrons, vectors, maps and
-codebooks of 28 to 64 pixels a side (docs/LOG.md): large convolutions reach 85 % of a square product's rate; the rest is
-what activations cost a pixel, and each step by itself.
+Networks over pictures: fitted to 1 and 2 threads of an AVX-512/AMX machine, where it was within 27 % for perceptrons,
+vectors, maps and codebooks of 28 to 64 pixels a side (docs/LOG.md): large convolutions reach 85 % of a square product's
+rate; the rest is what activations cost a pixel, and each step by itself. ``steps_seconds`` is coarser: a family says
+what share of the measured speed it reaches and what a step costs by itself, fitted to two sizes on 2 threads.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import nn
 
 from intaglio.core.contracts import Machine
 from intaglio.models._feed import ALL, LOOKED_AT
@@ -14,24 +19,45 @@ REACHED = 0.85
 PER_PIXEL, PER_STEP = 0.13e-6, 2.0e-3  # seconds on the CPU, of one thread
 PER_STEP_GPU = 4e-3
 EVALUATIONS = 20
-START = 6.0  # seconds until the first step, and between the last and the end
+START = 1.5  # seconds until the first step, imports included, and between the last and the end
+NEWTON_SCHULZ = 4  # steps of Muon, see nn/optim.py
 
 
-def training_seconds(machine: Machine, *, work: float, images: int, batch: int, pixels: int) -> float:
+def steps_seconds(machine: Machine, *, flops: float, steps: float, reached: float, per_step: float) -> float:
+    """``steps`` of ``flops`` operations each, at the ``reached`` share of the machine's products; per_step: seconds of
+    each by itself, whatever its size, on a CPU."""
+    rate = reached * 1e9 * max(machine.gflops, machine.bf16_gflops, 1e-3)
+    return steps * (flops / rate + (per_step if machine.device == "cpu" else PER_STEP_GPU))
+
+
+def muon_flops(matrices: Iterable[nn.Parameter]) -> float:
+    """Operations of one step of Muon: of each matrix (m, n), m the shorter, twice its Gram matrix's products and its
+    square, in every Newton-Schulz step."""
+    total = 0.0
+    for matrix in matrices:
+        rows, columns = sorted((len(matrix), matrix.numel() // len(matrix)))
+        total += NEWTON_SCHULZ * (4.0 * rows**2 * columns + 2.0 * rows**3)
+    return total
+
+
+def training_seconds(
+    machine: Machine, *, work: float, images: int, batch: int, pixels: int, items: int = 10 * LOOKED_AT
+) -> float:
     """``images`` seen in steps of ``batch``, ``work`` operations each forward and backward, with the evaluations.
 
-    pixels: of a picture where convolutions keep maps of that size; 0 for a perceptron.
+    pixels: of a picture where convolutions keep maps of that size; 0 for a perceptron. items: pictures there are, a
+    tenth of them held out.
     """
     rate = REACHED * 1e9 * max(machine.gflops, machine.bf16_gflops)
     on_cpu = machine.device == "cpu"
     a_pixel = PER_PIXEL / max(1, machine.threads) if on_cpu else 0.0
-    looked_at = EVALUATIONS * LOOKED_AT / 3.0  # forward alone is a third of a step
+    looked_at = EVALUATIONS * min(LOOKED_AT, items // 10 + 1) / 3.0  # forward alone is a third of a step
     return (images + looked_at) * (work / rate + pixels * a_pixel) + images / batch * (
         PER_STEP if on_cpu else PER_STEP_GPU
     )
 
 
-def judging_seconds(machine: Machine, *, work: float, items: int, draws: int) -> float:
-    """The last figures in float32: all pictures several times there and back, and ``draws`` decoded besides."""
-    passes = 3.0 * min(items, ALL) + 4.0 * min(items // 10 + 1, ALL) + 0.5 * draws
+def judging_seconds(machine: Machine, *, work: float, items: int, draws: int, times: float = 3.0) -> float:
+    """The last figures in float32: all pictures some ``times`` there and back, and ``draws`` decoded besides."""
+    passes = times * min(items, ALL) + 4.0 * min(items // 10 + 1, ALL) + 0.5 * draws
     return passes * work / 3.0 / (0.8e9 * max(machine.gflops, 1e-9))

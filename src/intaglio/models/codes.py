@@ -27,6 +27,7 @@ from intaglio.core.i18n import t
 from intaglio.models import _coded as coded
 from intaglio.models import _conditions
 from intaglio.models import _quantized as vq
+from intaglio.models._cost import START, steps_seconds
 from intaglio.models._memory import DRAWN, of_pictures
 from intaglio.models._pictures import Shard, gather
 from intaglio.models._room import check_room
@@ -73,7 +74,8 @@ REPLACED = 0.1  # share of the codes read in training that chance puts others in
 LOOKED_AT, ALL = 512, 4_096  # held-out pictures of each evaluation, and of the last figures
 AT_ONCE = 64
 EXPECTED = (256, 256)  # codes of a picture and of the codebook, before the vq is there to be asked
-REACHED = {"tiny": 0.4, "small": 0.45, "base": 0.5}  # share of the machine's bfloat16 products that training makes
+REACHED = {"tiny": 0.28, "small": 0.35, "base": 0.45}  # share of the machine's bfloat16 products that training makes
+A_PLACE = 3e-5  # seconds a place of a picture takes by itself where 64 are drawn side by side
 
 
 class Component:
@@ -91,19 +93,22 @@ class Component:
         places, codebook = EXPECTED
         shape = self._shape(codebook, (1, places), 1)
         items = size.items if size.items is not None else 1000
-        rate = REACHED[self.config.size] * max(machine.gflops, machine.bf16_gflops) * 1e9
         work = shape.transformer().flops_per_token() * places
-        drawn = DRAWN * work / max(0.1e9 * machine.gflops, 1e-9)  # small products, one place after the other
-        looked = (20 * min(LOOKED_AT, items // 10 + 1) + 2 * min(ALL, items)) * work / rate
-        seconds = 8.0 + 0.004 * items / max(1, machine.threads) + drawn + looked
-        return Estimate(seconds + 3.2 * self._images(items, shape) * work / rate, self._bytes(shape, items))
+        reached, batch = REACHED[self.config.size], self._batch(items)
+        steps = self._images(items, shape) / batch
+        seconds = steps_seconds(machine, flops=3.2 * batch * work, steps=steps, reached=reached, per_step=0.006)
+        looked = 20 * min(LOOKED_AT, items // 10 + 1) + 4 * min(ALL, items // 10 + 1)  # the last in float32
+        seconds += steps_seconds(machine, flops=work, steps=looked, reached=reached, per_step=0)
+        places_drawn = (DRAWN + 5 * 16 + 48) * places  # one place after the other, many pictures side by side
+        seconds += places_drawn * (A_PLACE + work / places / max(0.1e9 * machine.gflops, 1e-9))
+        return Estimate(START + 0.002 * items + seconds, self._bytes(shape, items))
 
     def _bytes(self, shape: coded.Shape, items: int) -> int:
-        tokens = max(self._batch(items), AT_ONCE) * shape.places
+        tokens = self._batch(items) * shape.places
         activations = tokens * (shape.layers * (shape.width * 60 + shape.heads * shape.places * 8))
         logits = tokens * shape.codebook * 16
         weights = shape.transformer().parameters() * 4 * 6
-        return 500_000_000 + weights + activations + logits + shape.places * shape.codebook * 24
+        return 430_000_000 + weights + activations + logits + shape.places * shape.codebook * 24
 
     def _images(self, items: int, shape: coded.Shape) -> int:
         affordable = int(DIALS[self.config.size][4] / (3 * shape.transformer().flops_per_token() * shape.places))
@@ -166,13 +171,13 @@ class Component:
 
     def _train(self, session: Session, steps: int, batch: int) -> Trained:
         ctx, model = session.ctx, session.model
-        parts = parallel.parts(batch)  # one a process that shares the training
-        session.batch = batch // parts
+        seed = derive(ctx.seed, "train")
+        session.share = parallel.Share(batch, seed=seed)
         times = max(4, min(20, steps // 25))
         plan = Plan(
             steps=steps,
-            accumulate=parts,
-            seed=derive(ctx.seed, "train"),
+            accumulate=session.share.parts,
+            seed=seed,
             per_step=batch,
             unit="img/s",
             ema=0.99,
@@ -234,21 +239,23 @@ class Session:
     ) -> None:
         self.model, self.shard, self.stored, self.told = model, shard, stored, told
         self.tokenizer, self.config, self.ctx = tokenizer, config, ctx
-        self.batch, self.heldout = 1, shard.heldout
+        self.share, self.heldout = parallel.Share(config.batch or 1, seed=ctx.seed, count=1), shard.heldout
         self.dtype = fast_dtype(str(model.device))
         first, count = (shard.train, shard.heldout) if shard.heldout else (0, shard.train)
         self.judged = first + np.arange(count)
 
     def loss(self, micro: int, generator: torch.Generator) -> Tensor:
         """Mean nats a code of the pictures of a micro-batch, some of the codes before it replaced by any."""
-        model, device = self.model, self.model.device
-        index = rows(micro, batch=self.batch, count=self.shard.train, seed=self.ctx.seed)
+        model, device, batch = self.model, self.model.device, self.share.batch
+        step, own = self.share(micro, generator)
+        index = rows(step, batch=batch, count=self.shard.train, seed=self.ctx.seed)[own]
         turned = np.zeros(len(index), dtype=np.int64)
         if len(self.stored) > 1:
-            turned = (torch.rand(len(index), generator=generator, device=device) < 0.5).long().cpu().numpy()
+            turned = (torch.rand(batch, generator=generator, device=device) < 0.5)[own].long().cpu().numpy()
         codes_BL = self._codes(index, turned)
-        others_BL = torch.randint(model.shape.codebook, codes_BL.shape, generator=generator, device=device)
-        replaced_BL = torch.rand(codes_BL.shape, generator=generator, device=device) < REPLACED
+        whole = (batch, model.shape.places)
+        others_BL = torch.randint(model.shape.codebook, whole, generator=generator, device=device)[own]
+        replaced_BL = torch.rand(whole, generator=generator, device=device)[own] < REPLACED
         seen_BL = torch.where(replaced_BL, others_BL, codes_BL)
         return model.nats(self._labels(index), codes_BL, seen_BL=seen_BL, dtype=self.dtype).mean()
 

@@ -28,10 +28,12 @@ from intaglio.core.contracts import Context, Dataset, Estimate, Machine, Samplin
 from intaglio.core.errors import MissingExtra, StepFailed, UserError
 from intaglio.core.i18n import t
 from intaglio.models import _given
+from intaglio.models._cost import START, steps_seconds
 from intaglio.models._given import Base
 from intaglio.models._given_writer import GivenWriter, special_ids, token_nats
 from intaglio.models._lessons import LEARNED, PLAIN_TEMPLATE, Lessons, Split, batch, conversation, prepare
 from intaglio.models._memory import of_texts
+from intaglio.nn import parallel
 from intaglio.nn.checkpoint import read_meta, write_atomic
 from intaglio.nn.device import autocast, fast_dtype, machine, peak_memory_bytes
 from intaglio.nn.loop import Diverged, Plan, Trained, train
@@ -40,6 +42,7 @@ from intaglio.nn.optim import adamw
 from intaglio.nn.order import derive
 
 MIN_STEPS = 20
+REACHED, A_LAYER = 0.35, 0.011  # of steps_seconds; a layer's seconds by itself in a step, fitted on 2 threads
 
 
 class Config(StepConfig):
@@ -145,18 +148,24 @@ class Component:
 
     def estimate(self, size: Size, machine: Machine) -> Estimate:
         """Seconds and bytes for a model of the folder's size, or of 135 M parameters where the folder is not here."""
-        folder = Path(self.config.model or "")
-        held = sum(path.stat().st_size for path in folder.glob("*.safetensors")) if self.config.model else 0
-        parameters = (held or 540_000_000) / 4
-        dial = SIZES[self.config.size]
+        given, dial = _given_size(Path(self.config.model or "") if self.config.model else None), SIZES[self.config.size]
         tokens = max(1_000, (size.bytes or 2_000_000) // 4)
-        per_token = (4 if self.config.method == "lora" else 6) * parameters
+        per_token = (4 if self.config.method == "lora" else 6) * given.parameters
         affordable = dial.flops / (per_token * dial.tokens)
         steps = self.config.steps or max(MIN_STEPS, min(affordable, dial.passes * tokens / dial.tokens))
-        speed = 0.35 * (machine.bf16_gflops or machine.gflops) * 1e9
-        seconds = 1.6 * per_token * steps * dial.tokens / speed + tokens / 1e6 + 10
+        speed = {"reached": REACHED, "per_step": 0.0}
+        seconds = steps_seconds(machine, flops=1.6 * per_token * dial.tokens, steps=steps, **speed)
+        if machine.device == "cpu":
+            seconds += steps * given.layers * A_LAYER  # its modules, and the adapter's
+        evaluations = max(2, min(12, steps // 20))
+        judged = 2 * tokens / 10 + evaluations * tokens / 20 + 128 * 500  # before and after, between, for membership
+        seconds += steps_seconds(machine, flops=2 * given.parameters * judged, steps=1, **speed)
+        drawn = 64 + 80 * min(4, evaluations)  # one token of a few texts after the other: every weight is read
+        seconds += drawn * (given.layers * A_LAYER / 20 + given.parameters * 4 / 2e10)
         states = 1.1 if self.config.method == "lora" else 4
-        return Estimate(seconds=seconds, bytes=int(8e8 + parameters * 4 * states + dial.tokens * 1e6))
+        activations = dial.tokens * (given.layers * given.width * 60 + given.vocabulary * 12)
+        held = int(5.5e8 + given.parameters * 4 * states + activations)
+        return Estimate(seconds=seconds + 2 * START + tokens / 1e6, bytes=held)
 
     def fit(self, data: Dataset, ctx: Context) -> Mapping[str, Any]:
         """Tune the given model; the checkpoint holds PEFT's adapter files (or the whole model) and what it rests on.
@@ -247,7 +256,7 @@ class _Tuning:
         if not judged:
             ctx.warn(t("nothing was held out: whether it writes better than the given model is unknown"))
         ctx.progress(0, self.plan.steps, doing=t("measuring the given model"))
-        before = self._nats(judged)
+        before = np.zeros(len(judged)) if parallel.helping() else self._nats(judged)
         if self.config.method == "lora":
             self.model = _with_adapter(self.model, self.config, seed=derive(ctx.seed, "adapter"))
         trained = self._train(chosen)
@@ -261,13 +270,21 @@ class _Tuning:
     def _train(self, chosen: list[int]) -> Trained:
         plan, ctx, dtype = self.plan, self.ctx, fast_dtype(self.ctx.device)
         seed = derive(ctx.seed, "train")
+        share = parallel.Share(plan.rows, seed=seed)
 
-        def loss(step: int, gen: torch.Generator) -> Tensor:
+        def loss(micro: int, gen: torch.Generator) -> Tensor:
+            step, own = share(micro, gen)
             ids, marks = batch(
                 self.lessons.train, step, count=plan.rows, context=plan.context, seed=seed, packed=plan.packed
             )
+            marked = 0.0
+            if share.parts > 1:
+                marked = int(marks[:, 1:].sum()) / share.parts
+                learned = marks[own].any(0).nonzero()
+                width = max(2, int(learned[-1]) + 1 if len(learned) else 0)
+                ids, marks = ids[own, :width], marks[own, :width]  # nothing is learned behind: causal, so left out
             with autocast(ctx.device, dtype):
-                return marked_loss(self.model, ids.to(ctx.device), marks.to(ctx.device))
+                return marked_loss(self.model, ids.to(ctx.device), marks.to(ctx.device), marked=marked)
 
         def evaluate() -> float:
             characters = sum(int(self.lessons.heldout.table[n, 2]) for n in chosen)
@@ -286,6 +303,7 @@ class _Tuning:
                 loss,
                 optimizers=[adamw(weights.parameters(), lr=plan.learning_rate, betas=(0.9, 0.99))],
                 plan=Plan(
+                    accumulate=share.parts,
                     steps=plan.steps,
                     seed=seed,
                     per_step=plan.rows * plan.context,
@@ -391,12 +409,41 @@ class _Tuning:
         write_atomic(out / "curve.csv", trained.csv())
 
 
-def marked_loss(model: Any, ids_BT: Tensor, marks_BT: Tensor) -> Tensor:
-    """Mean cross-entropy in nats of the marked tokens, each given those before it; 0 where none is marked."""
+def marked_loss(model: Any, ids_BT: Tensor, marks_BT: Tensor, *, marked: float = 0.0) -> Tensor:
+    """Mean cross-entropy in nats of the marked tokens, each given those before it; 0 where none is marked.
+
+    marked: divides the sum in place of their number, where it is not 0: of a part of a step, its share of the marked
+    tokens of the whole.
+    """
     logits = model(input_ids=ids_BT[:, :-1], use_cache=False).logits.float()
     nats = F.cross_entropy(logits.flatten(0, 1), ids_BT[:, 1:].flatten(), reduction="none")
     marks = marks_BT[:, 1:].flatten().to(nats.dtype)
-    return (nats * marks).sum() / marks.sum().clamp(min=1)
+    return (nats * marks).sum() / (marked or marks.sum().clamp(min=1))
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What is known of a given model before it is opened."""
+
+    parameters: float = 1.35e8
+    layers: int = 30
+    width: int = 576
+    vocabulary: int = 49_152
+
+
+def _given_size(folder: Path | None) -> _Given:
+    """Of the folder's ``config.json`` and weights, taken for float32; of a usual one where they are elsewhere."""
+    try:
+        held = sum(path.stat().st_size for path in folder.glob("*.safetensors")) if folder else 0
+        told = json.loads((folder / "config.json").read_text("utf-8")) if folder and held else {}
+    except (OSError, ValueError):
+        return _Given()
+    if not held:
+        return _Given()
+    usual = _Given(parameters=held / 4)
+    layers, width = told.get("num_hidden_layers") or told.get("n_layer"), told.get("hidden_size") or told.get("n_embd")
+    vocabulary = told.get("vocab_size") or usual.vocabulary
+    return _Given(held / 4, int(layers or usual.layers), int(width or usual.width), int(vocabulary))
 
 
 def _halves(count: int) -> tuple[list[int], list[int]]:

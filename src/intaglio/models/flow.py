@@ -27,13 +27,14 @@ from intaglio.core.i18n import t
 from intaglio.media import image as images
 from intaglio.models import _conditions
 from intaglio.models import _flow as fn
-from intaglio.models._flow_figures import figures
+from intaglio.models._cost import START, muon_flops, steps_seconds
+from intaglio.models._flow_figures import DRAWN, LEAST, figures
 from intaglio.models._flow_prints import Flow, export_folder
 from intaglio.models._pictures import Form, Shard, choose_side, gather, probe
 from intaglio.models._prints import Prints
 from intaglio.models._prints import read_checkpoint as read_vae
 from intaglio.models._room import check_room
-from intaglio.nn import flow
+from intaglio.nn import flow, parallel
 from intaglio.nn.checkpoint import write_atomic
 from intaglio.nn.device import fast_dtype, machine
 from intaglio.nn.loop import Plan, Trained, train
@@ -103,6 +104,7 @@ SHORTCUTS = 0.3  # share of the training that is spent on them, where they are w
 DROPPED = 0.15  # share of pictures shown without their condition
 LOOKED_AT = 256
 COPIES = 2_000  # no picture is shown more often than this
+REACHED, DRAWING, PER_STEP = 0.52, 0.38, 0.019  # of steps_seconds; drawing: when it only looks
 
 
 class Component:
@@ -119,17 +121,22 @@ class Component:
         """Seconds and bytes for the side the dial allows; the pictures' own size may make it less."""
         config, items = self.config, size.items if size.items is not None else 1000
         side = config.size_px or DIALS[config.size].largest_px
-        shape = self._shape(side // 4 if config.codes else side, 8 if config.codes else 3, 0)
-        work, weights = _work_per_picture(shape)
-        rate = 1e9 * max(machine.gflops * 1.1, machine.bf16_gflops * 0.7)
+        shape = self._shape(side // 4 if config.codes else side, 4 if config.codes else 3, 0)
+        work, weights, moving = _work_per_picture(shape)
         steps = self._images(items) / config.batch
-        moved = steps * weights * 120 / rate  # Muon's products, the averages, the optimizers' passes
-        looks = 20 * 2 * min(LOOKED_AT, max(16, items // 10)) + 48 * 5 * 16 + 256 * 16
-        seconds = 6.0 + (3 * self._images(items) + looks) * work / rate + moved
+        a_step = 3 * work * config.batch + moving
+        seconds = steps_seconds(machine, flops=a_step, steps=steps, reached=REACHED, per_step=PER_STEP)
         if config.sampler == "shortcut":
             seconds *= 1.25
+        looks = 20 * 2 * min(LOOKED_AT, max(16, items // 10))  # each evaluation, then all that is drawn
+        looks += (5 * 16 + 48 + min(DRAWN, max(LEAST, items))) * self._looks()
+        seconds += START + 0.001 * items + steps_seconds(machine, flops=work, steps=looks, reached=DRAWING, per_step=0)
         activations = config.batch * shape.size_px**2 // shape.patch**2 * shape.width * 2 * 40 * shape.blocks
-        return Estimate(seconds, 600_000_000 + weights * 28 + activations + min(items * side * side * 3, 2**30))
+        return Estimate(seconds, 500_000_000 + weights * 28 + activations + min(items * side * side * 3, 2**30))
+
+    def _looks(self) -> int:
+        """How often the network is asked for one picture."""
+        return (self.config.steps or STEPS[self.config.sampler]) * (2 if self.config.sampler == "heun" else 1)
 
     def _images(self, items: int) -> int:
         return self.config.images or min(DIALS[self.config.size].images, max(1, items) * COPIES)
@@ -214,9 +221,12 @@ class Component:
         rate = config.learning_rate or 0.02
         work = ctx.work / "shortcuts" if session.shortcuts else ctx.work
         work.mkdir(parents=True, exist_ok=True)
+        seed = derive(ctx.seed, "shortcuts") if session.shortcuts else ctx.seed
+        session.share = parallel.Share(config.batch, seed=seed)
         plan = Plan(
+            accumulate=session.share.parts,
             steps=max(1, steps),
-            seed=derive(ctx.seed, "shortcuts") if session.shortcuts else ctx.seed,
+            seed=seed,
             per_step=config.batch,
             unit="img/s",
             ema=0.99,
@@ -260,37 +270,41 @@ class Session:
     ) -> None:
         self.model, self.lessons, self.told, self.config, self.ctx = model, lessons, told, config, ctx
         self.shortcuts = False
+        self.share = parallel.Share(config.batch, seed=ctx.seed)
         self._block: tuple[int, np.ndarray[Any, Any]] = (-1, np.empty(0))
         self.looked_at = lessons.heldout_rows(LOOKED_AT)
 
-    def loss(self, step: int, generator: torch.Generator) -> Tensor:
-        """Mean squared velocity error of the step's batch; in the second phase a quarter of it learns shortcuts."""
-        config, device = self.config, self.model.device
-        index = self._rows(step)
+    def loss(self, micro: int, generator: torch.Generator) -> Tensor:
+        """Mean squared velocity error of a micro-batch; in the second phase a quarter of the step's batch, the first,
+        learns shortcuts."""
+        config, device, batch = self.config, self.model.device, self.config.batch
+        step, own = self.share(micro, generator)
+        index = self._rows(step)[own]
         turned = None
         if config.flip:
-            turned = (torch.rand(len(index), generator=generator, device=device) < 0.5).cpu().numpy()
+            turned = (torch.rand(batch, generator=generator, device=device) < 0.5)[own].cpu().numpy()
         x = self.lessons.x(index, turned).to(device)
-        noise = torch.randn(x.shape, generator=generator, device=device)
-        rows_BK = self._conditions(index, generator)
-        cut = len(x) // 4 if self.shortcuts else 0
-        time_B = flow.draw_times(len(x) - cut, law="uniform", generator=generator)
+        noise = torch.randn((batch, *x.shape[1:]), generator=generator, device=device)[own]
+        rows_BK = self._conditions(index, generator, own)
+        first = batch // 4 if self.shortcuts else 0
+        cut = len(range(first)[own])
+        time_B = flow.draw_times(batch - first, law="uniform", generator=generator)[_behind(own, first)]
         ask = fn.field(self.model, None if rows_BK is None else rows_BK[cut:])
         found = flow.velocity_loss(ask, noise[cut:], x[cut:], time_B)
         if cut:
-            time_B, span_B = flow.draw_spans(cut, finest=FINEST, generator=generator)
+            time_B, span_B = (each[own] for each in flow.draw_spans(first, finest=FINEST, generator=generator))
             ask = fn.field(self.model, None if rows_BK is None else rows_BK[:cut])
             begun = flow.between(noise[:cut], x[:cut], time_B)
             found = torch.cat([found, flow.shortcut_loss(ask, finest_still(ask), begun, time_B, span_B)])
         return found.mean()
 
-    def _conditions(self, index: np.ndarray[Any, Any], generator: torch.Generator) -> Tensor | None:
+    def _conditions(self, index: np.ndarray[Any, Any], generator: torch.Generator, own: slice) -> Tensor | None:
         """Rows of length 1, some of them dropped to zeros by chance, so that "nothing said" is learned too."""
         rows_BK = self.told.rows(index)
         if rows_BK is None:
             return None
-        kept = torch.rand(len(index), 1, generator=generator, device=generator.device) >= DROPPED
-        return fn.unit_rows(rows_BK).to(generator.device) * kept
+        kept = torch.rand(self.config.batch, 1, generator=generator, device=generator.device) >= DROPPED
+        return fn.unit_rows(rows_BK).to(generator.device) * kept[own]
 
     def _rows(self, step: int) -> np.ndarray[Any, Any]:
         block, place = divmod(step, fn.AHEAD)
@@ -372,6 +386,11 @@ def optimizers(model: fn.Velocity, *, rate: float) -> list[torch.optim.Optimizer
     return [Muon(inside, lr=rate, dtype=dtype), adamw(others, lr=rate * 0.15, betas=(0.9, 0.99))]
 
 
+def _behind(own: slice, first: int) -> slice:
+    """The rows of ``own`` from ``first`` on, counted from there."""
+    return slice((own.start - first) % own.step, None, own.step)
+
+
 def finest_still(ask: flow.Field) -> flow.Field:
     """The field with spans below the finest shortcut taken as velocities: where the ladder of shortcuts stands."""
 
@@ -407,8 +426,9 @@ def _warn_of_few(shard: Shard, config: Config, ctx: Context) -> None:
 
 
 @functools.lru_cache(maxsize=16)
-def _work_per_picture(shape: fn.Shape) -> tuple[float, int]:
-    """Floating-point operations of one look at a picture, and the number of weights; told without computing."""
+def _work_per_picture(shape: fn.Shape) -> tuple[float, int, float]:
+    """Floating-point operations of one look at a picture, the number of weights, and Muon's operations of a step; told
+    without computing."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.device("meta"):
@@ -416,4 +436,9 @@ def _work_per_picture(shape: fn.Shape) -> tuple[float, int]:
         x, time_B = torch.zeros(1, *shape.dims), torch.zeros(1)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             model(x, time_B, time_B)
-    return float(counter.get_total_flops()), sum(p.numel() for p in model.parameters())
+    weights = sum(p.numel() for p in model.parameters())
+    return (
+        float(counter.get_total_flops()),
+        weights,
+        muon_flops(optimizers(model, rate=0.0)[0].param_groups[0]["params"]),
+    )

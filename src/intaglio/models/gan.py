@@ -29,9 +29,10 @@ from intaglio.media import image as images
 from intaglio.models import _adversary as game
 from intaglio.models import _conditions
 from intaglio.models._checkpoint import write
+from intaglio.models._cost import START, steps_seconds
 from intaglio.models._draws import Draws, export_folder, picture, read_checkpoint
 from intaglio.models._pictures import Form, Shard, choose_side, gather, probe
-from intaglio.nn import features, measures
+from intaglio.nn import features, measures, parallel
 from intaglio.nn.augment import Kinds
 from intaglio.nn.checkpoint import write_atomic
 from intaglio.nn.device import autocast, fast_dtype, machine
@@ -102,6 +103,7 @@ LOW_COVERAGE = 0.3
 FIRM = 3.0  # times gamma at the start, when the critic could run away; falling over the first third
 SHOWN = 64
 AHEAD = 64
+REACHED, PER_STEP = 0.43, 0.0065  # of steps_seconds
 
 
 class Component:
@@ -122,11 +124,14 @@ class Component:
         shape = self._shape(side, 3, 0)
         work, weights = _work_per_picture(shape)
         images = config.images or dial.images
-        rate = 1e9 * max(machine.gflops * 0.8, machine.bf16_gflops * 0.55)
-        seconds = 15.0 + images * work / rate + 0.002 * items / max(1, machine.threads)
-        activations = (config.batch or BATCH) * side * side * shape.width * 40
+        batch = config.batch or BATCH
+        counted = {"flops": work * batch, "steps": images / batch, "reached": REACHED, "per_step": PER_STEP}
+        seconds = START + steps_seconds(machine, **counted) + 0.001 * items
+        made = 20 * min(game.UNITS, items // 10 + 1) + 5 * SHOWN + MADE  # each evaluation, then what is drawn
+        seconds += steps_seconds(machine, flops=work / 6, steps=made, reached=REACHED, per_step=0)
+        activations = batch * side * side * shape.width * 40
         cached = min(items * 3 * side**2, 2**30)
-        return Estimate(seconds, 600_000_000 + weights * 32 + activations + cached)
+        return Estimate(seconds, 430_000_000 + weights * 32 + activations + cached)
 
     def _shape(self, side: int, channels: int, conditions: int) -> game.Shape:
         dial = DIALS[self.config.size]
@@ -182,6 +187,7 @@ class Component:
         session = Session(shape, shard, told, config, ctx, device)
         model = session.model
         plan = Plan(
+            accumulate=session.parts,
             steps=session.steps,
             seed=ctx.seed,
             per_step=session.batch,
@@ -246,6 +252,7 @@ class Session:
         self.shard, self.told, self.config, self.ctx, self.device = shard, told, config, ctx, device
         self.batch = config.batch or BATCH
         self.steps = max(2, (config.images or DIALS[config.size].images) // self.batch)
+        self.parts = parallel.parts(self.batch)  # one a process that shares the training
         self.dtype = fast_dtype(str(device))
         self._block: tuple[int, np.ndarray[Any, Any]] = (-1, np.empty(0))
         train_pixels = shard.pixels[: shard.train]
@@ -269,13 +276,16 @@ class Session:
         self.real_ND = self.features(self._pixels(self.units))
 
     # ----------------------------------------------------------------------------------------------------- for the loop
-    def loss(self, step: int, generator: torch.Generator) -> Tensor:
-        """The critic's loss of the step's batch with its penalties; its gradients teach both players.
+    def loss(self, micro: int, generator: torch.Generator) -> Tensor:
+        """The critic's loss of a micro-batch with its penalties; its gradients teach both players.
 
+        A pair's loss and a probe's penalty ask for no other pair, so the mean over the parts of an update is that over
+        the whole; each part draws its own noise. What steers the augmentation is told from the answers of all parts.
         Not a number where the pictures have become clearly worse for ``PATIENCE`` evaluations: the loop then goes back.
         """
-        model, batch = self.model, self.batch
-        index = self._rows(step, batch)
+        model = self.model
+        step, part = divmod(micro, self.parts)
+        index = self._rows(step, self.batch)[part :: self.parts]
         chosen = self.pixels[torch.from_numpy(index)] if isinstance(self.pixels, Tensor) else self.pixels[index]
         x_BCHW = game.floats(chosen, self.device)
         told = self._told(index)
@@ -286,9 +296,17 @@ class Session:
             rules = replace(self.rules, gamma=self.rules.gamma * FIRM ** max(0.0, 1 - 3 * step / self.steps))
             value, answers = game.play(model, x_BCHW, told, rules, generator)
             if self.rules.kinds is not None and step % game.HELDOUT_EVERY == 0:
-                pictures = batch * game.HELDOUT_EVERY
-                game.steer(model, answers, self._heldout(step), self.rules, generator=generator, pictures=pictures)
+                self._steer(step, answers, generator)
         return value * torch.where(model.worse >= PATIENCE, float("nan"), 1.0)
+
+    def _steer(self, step: int, answers: Tensor, generator: torch.Generator) -> None:
+        """The same move of the chance of augmentation in every process, from what the critic said to all of them."""
+        if self.parts > 1:
+            both = parallel.join(self.device).gathered(answers.view(1, 2, -1))
+            answers = both.transpose(0, 1).flatten()
+            generator = torch.Generator(device=self.device).manual_seed(derive(self.ctx.seed, "steer", step))
+        pictures = self.batch * game.HELDOUT_EVERY
+        game.steer(self.model, answers, self._heldout(step), self.rules, generator=generator, pictures=pictures)
 
     def _heldout(self, step: int) -> tuple[Tensor, Tensor | None] | None:
         """A few held-out pictures with their conditions; None where there are too few to tell anything by."""

@@ -132,7 +132,8 @@ class Component:
         work, _ = _work_per_picture(shape)
         pixels = 0 if self.config.net == "mlp" else side * side
         seconds = START + 0.002 * items / max(1, machine.threads)
-        seconds += training_seconds(machine, work=work, images=images, batch=self._batch(items), pixels=pixels)
+        counted = {"images": images, "batch": self._batch(items), "pixels": pixels, "items": items}
+        seconds += training_seconds(machine, work=work, **counted)
         seconds += judging_seconds(machine, work=work, items=items, draws=SAMPLES * BOUNDED)
         return Estimate(seconds, self._bytes(shape, items))
 

@@ -28,13 +28,15 @@ from intaglio.core.i18n import t
 from intaglio.media import image as images
 from intaglio.media import video as films_
 from intaglio.models import _video as fn
+from intaglio.models._cost import START, muon_flops, steps_seconds
 from intaglio.models._pictures import Form, choose_side
 from intaglio.models._prints import Prints
 from intaglio.models._prints import read_checkpoint as read_vae
 from intaglio.models._room import check_room
-from intaglio.models._video_figures import DRAWN, figures
+from intaglio.models._video_figures import DRAWN, NEAREST, figures
 from intaglio.models._video_films import USUAL_FPS, Cut, Films, gather, look
 from intaglio.models._video_prints import Clips, export_folder, sheet, wall
+from intaglio.nn import parallel
 from intaglio.nn.checkpoint import write_atomic
 from intaglio.nn.device import fast_dtype, machine
 from intaglio.nn.loop import Plan, train
@@ -91,6 +93,7 @@ class Dial:
 DIALS = {"tiny": Dial(32, 64, 1, 12_000), "small": Dial(48, 64, 2, 64_000), "base": Dial(96, 96, 2, 400_000)}
 GIVEN = 0.5  # share of clips shown with their first frame, so that both ways of beginning are learned
 LOOKED_AT = 48
+REACHED, PER_STEP = 0.33, 0.02  # of steps_seconds
 SHOWN = 8
 
 
@@ -113,15 +116,18 @@ class Component:
     def _estimate(self, side: int, channels: int, frames: int, machine: Machine) -> Estimate:
         config = self.config
         shape = self._shape(side // 4, 8) if config.codes else self._shape(side, channels)
-        work, weights = _work_per_clip(shape)
-        rate = 1e9 * max(machine.gflops * 0.7, machine.bf16_gflops * 0.35)
+        work, weights, moving = _work_per_clip(shape)
         steps = self._clips() / config.batch
-        drawn = (2 * DRAWN + 6 * SHOWN + 8) * 2 * config.steps
-        seconds = 6.0 + (3 * self._clips() + 20 * LOOKED_AT + drawn) * work / rate + steps * weights * 120 / rate
+        looks = 20 * LOOKED_AT + (2 * DRAWN + 5 * 4 + 2 * SHOWN) * 2 * config.steps
+        flops = 3 * work * config.batch + moving
+        seconds = steps_seconds(machine, flops=flops, steps=steps, reached=REACHED, per_step=PER_STEP)
+        seconds += START + frames * 1e-3 / max(1, machine.threads)
+        seconds += steps_seconds(machine, flops=work, steps=looks, reached=REACHED, per_step=0)
         places = config.frames * shape.size_px**2 // shape.patch**2
         activations = config.batch * places * shape.width * shape.blocks * 2 * 200
         stored = min(frames * channels * side * side, 2**30)
-        return Estimate(seconds, 600_000_000 + weights * 28 + activations + stored)
+        compared = min(NEAREST, frames) * config.frames * channels * side * side * 16  # clips beside clips, at the end
+        return Estimate(seconds, 500_000_000 + weights * 28 + max(activations, compared) + stored)
 
     def _clips(self) -> int:
         return self.config.clips or DIALS[self.config.size].clips
@@ -173,7 +179,14 @@ class Component:
         rate = config.learning_rate or 0.02
         steps = max(2, self._clips() // config.batch)
         plan = Plan(
-            steps=steps, seed=ctx.seed, per_step=config.batch, unit="clip/s", ema=0.99, warmup=0.05, cooldown=0.6
+            accumulate=session.share.parts,
+            steps=steps,
+            seed=ctx.seed,
+            per_step=config.batch,
+            unit="clip/s",
+            ema=0.99,
+            warmup=0.05,
+            cooldown=0.6,
         )
         films = lessons.films
         found = train(
@@ -214,18 +227,20 @@ class Session:
 
     def __init__(self, model: fn.Velocity, lessons: fn.Lessons, config: Config, ctx: Context) -> None:
         self.model, self.lessons, self.config, self.ctx = model, lessons, config, ctx
+        self.share = parallel.Share(config.batch, seed=ctx.seed)
 
-    def loss(self, step: int, generator: torch.Generator) -> Tensor:
-        """Mean squared velocity error of the step's clips, half of them told their first frame."""
-        config, device = self.config, self.model.device
-        chosen = self.lessons.train[rows(step, batch=config.batch, count=len(self.lessons.train), seed=self.ctx.seed)]
-        chance = torch.rand(3, config.batch, generator=generator, device=device)
-        turn = (chance[0] * config.frames).long().cpu().numpy() if config.loop else None
-        mirrored = (chance[1] < 0.5).cpu().numpy() if config.flip else None
-        x = self.lessons.x(chosen, turn, mirrored).to(device)
-        noise = fn.noise_like(x, generator)
-        time_B = fn.draw_times(len(x), config.frames, generator)
-        return fn.loss(self.model, noise, x, time_B, (chance[2] < GIVEN).float()).mean()
+    def loss(self, micro: int, generator: torch.Generator) -> Tensor:
+        """Mean squared velocity error of a micro-batch of clips, half of the step's told their first frame."""
+        config, device, batch = self.config, self.model.device, self.config.batch
+        step, own = self.share(micro, generator)
+        index = rows(step, batch=batch, count=len(self.lessons.train), seed=self.ctx.seed)[own]
+        chance = torch.rand(3, batch, generator=generator, device=device)
+        turn = (chance[0, own] * config.frames).long().cpu().numpy() if config.loop else None
+        mirrored = (chance[1, own] < 0.5).cpu().numpy() if config.flip else None
+        x = self.lessons.x(self.lessons.train[index], turn, mirrored).to(device)
+        noise = fn.noise_like(torch.empty((batch, *x.shape[1:]), device="meta"), generator)[own]
+        time_B = fn.draw_times(batch, config.frames, generator)[own]
+        return fn.loss(self.model, noise, x, time_B, (chance[2, own] < GIVEN).float()).mean()
 
     @torch.no_grad()
     def evaluate(self) -> Tensor:
@@ -321,8 +336,9 @@ def _warn(films: Films, ctx: Context) -> None:
 
 
 @functools.lru_cache(maxsize=16)
-def _work_per_clip(shape: fn.Shape) -> tuple[float, int]:
-    """Floating-point operations of one look at a clip, and the number of weights; told without computing."""
+def _work_per_clip(shape: fn.Shape) -> tuple[float, int, float]:
+    """Floating-point operations of one look at a clip, the number of weights, and Muon's operations of a step; told
+    without computing."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.device("meta"):
@@ -330,4 +346,9 @@ def _work_per_clip(shape: fn.Shape) -> tuple[float, int]:
         x, time_B = torch.zeros(1, *shape.dims), torch.zeros(1)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             model(x, time_B, time_B)
-    return float(counter.get_total_flops()), sum(p.numel() for p in model.parameters())
+    weights = sum(p.numel() for p in model.parameters())
+    return (
+        float(counter.get_total_flops()),
+        weights,
+        muon_flops(optimizers(model, rate=0.0)[0].param_groups[0]["params"]),
+    )

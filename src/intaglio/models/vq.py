@@ -109,9 +109,9 @@ class Component:
         work, batch = work_per_picture(shape), self._batch(items)
         seconds = START + 0.002 * items / max(1, machine.threads)
         seconds += training_seconds(
-            machine, work=work, images=self._images(items), batch=batch, pixels=shape.size_px**2
+            machine, work=work, images=self._images(items), batch=batch, pixels=shape.size_px**2, items=items
         )
-        seconds += judging_seconds(machine, work=work, items=items, draws=0)
+        seconds += judging_seconds(machine, work=work, items=items, draws=0, times=1.0)
         return Estimate(seconds, self._bytes(shape, items))
 
     def _bytes(self, shape: vq.Shape, items: int) -> int:

@@ -237,6 +237,7 @@ class _Run:
             self._point(heldout)
             self.report.metric(curve=done.curve)
         done.stopped = bool(self.world.tell(done.stopped)[0])
+        self.world.share_running()
 
     def _compare(self, heldout: float, units: Tensor | None) -> None:
         """Better than the state last found better? Compared with that one, and not with the lowest mean so far, because

@@ -23,6 +23,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from intaglio.nn.order import derive
+
 BUCKET_BYTES = 4 << 20
 _PATIENCE = timedelta(days=7)  # one that died is noticed at once by its broken line; one that measures takes its time
 _GO, _LEAVE = 1, 0
@@ -52,6 +54,33 @@ def parts(batch: int) -> int:
     return size() if batch % size() == 0 else 1
 
 
+def helping() -> bool:
+    """True in a process that ends with the training: what it would measure before or after, nobody asks for."""
+    return bool(os.environ.get("INTAGLIO_TURNS")) and os.environ.get("RANK", "0") != "0"
+
+
+class Share:
+    """An update of ``batch`` rows cut so that chance is the same however many share it: each micro-batch draws what the
+    whole update needs, and takes its rows of it. ``parts`` goes to ``Plan.accumulate``.
+
+    seed: of the ``Plan``. Errors: ValueError where ``count`` parts do not come out.
+    """
+
+    def __init__(self, batch: int, *, seed: int, count: int | None = None) -> None:
+        self.batch, self.seed = batch, seed
+        self.parts = parts(batch) if count is None else count
+        if batch % self.parts:
+            raise ValueError(f"batch must divide by the parts. Received: batch={batch}, parts={self.parts}")
+
+    def __call__(self, micro: int, generator: torch.Generator) -> tuple[int, slice]:
+        """The update a micro-batch belongs to, and which of its rows it takes: every ``parts``-th, so that rows which
+        mean something by their place are spread over all. ``generator`` is set to where the update begins."""
+        step, part = divmod(micro, self.parts)
+        if self.parts > 1:  # else the loop has just done so
+            generator.manual_seed(derive(self.seed, "step", step))
+        return step, slice(part, None, self.parts)
+
+
 class Alone:
     """The one process of a training that is not shared."""
 
@@ -71,6 +100,11 @@ class Alone:
         """What process 0 says, in every process."""
         return list(numbers)
 
+    def gathered(self, values: Tensor) -> Tensor:
+        """The rows of all processes, those of process 0 first."""
+        return values
+
+    def share_running(self) -> None: ...
     def share_file(self, path: Path) -> None: ...
     def share_weights(self, model: nn.Module) -> None: ...
     def check_equal(self, model: nn.Module) -> None: ...
@@ -183,6 +217,25 @@ class World(Alone):
             dist.broadcast(values, 0, group=self.control)
         return values.tolist()
 
+    def gathered(self, values: Tensor) -> Tensor:
+        found = [torch.empty_like(values) for _ in range(self.size)]
+        with _losing():
+            dist.all_gather(found, values.contiguous(), group=self.data)
+        return torch.cat(found)
+
+    @torch.no_grad()
+    def share_running(self) -> None:
+        """Buffers as process 0 has them after it judged alone, in every process."""
+        if not self._running:
+            return
+        flat = torch.cat([value.double().flatten() for value in self._running])
+        with _losing():
+            dist.broadcast(flat, 0, group=self.data)
+        for value, said in zip(self._running, flat.split([value.numel() for value in self._running]), strict=True):
+            if self.rank:
+                value.copy_(said.view_as(value))
+        self._versions = [value._version for value in self._running]
+
     def share_file(self, path: Path) -> None:
         """What process 0 has in this file of its folder, the others have in theirs; taken away where it has none."""
         data = path.read_bytes() if self.rank == 0 and path.exists() else b""
@@ -223,7 +276,8 @@ class _Bucket:
         first = self.parameters[0]
         self.flat = torch.zeros(sum(p.numel() for p in self.parameters), dtype=first.dtype, device=first.device)
         pieces = self.flat.split([p.numel() for p in self.parameters])
-        self.views = [piece.view_as(p) for piece, p in zip(pieces, self.parameters, strict=True)]
+        # laid out as its parameter: the fused optimizer takes all it is given to lie alike, and does not look
+        self.views = [piece.as_strided(p.size(), p.stride()) for piece, p in zip(pieces, self.parameters, strict=True)]
         self.missing = len(self.parameters)
         self.work: Any = None
         self.hooks = [p.register_post_accumulate_grad_hook(self._ready) for p in self.parameters]
