@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from intaglio.models._tokenizers import (
     count_characters,
 )
 from intaglio.models._writer import Writer
+from intaglio.nn.device import machine
 from tests.support import ItemList, RunContext
 
 WORDS = (
@@ -179,26 +181,44 @@ def test_first_twenty_steps_are_as_they_were(tmp_path: Path) -> None:
 
 GOLDEN_LOSSES: list[float] = [
     6.674,
-    3.361,
-    2.705,
-    2.195,
-    1.924,
-    1.854,
-    1.632,
-    1.463,
-    1.324,
-    1.196,
-    1.124,
-    1.02,
-    1.002,
-    0.96,
-    0.957,
-    0.876,
-    0.809,
-    0.808,
-    0.774,
-    0.788,
+    3.353,
+    2.841,
+    2.333,
+    2.019,
+    1.916,
+    1.655,
+    1.511,
+    1.429,
+    1.311,
+    1.231,
+    1.165,
+    1.123,
+    1.024,
+    0.989,
+    0.891,
+    0.824,
+    0.812,
+    0.786,
+    0.767,
 ]
+
+LOADED = """
+import sys
+from pathlib import Path
+sys.path[:0] = ["src", "."]
+from tests.models.test_gpt import fit
+fit(Path(sys.argv[1]), steps=2, context=16)
+print([name for name in ("torch._dynamo", "torch._inductor", "transformers", "sympy") if name in sys.modules])
+"""
+
+
+def test_a_training_loads_no_compiler(tmp_path: Path) -> None:
+    """``torch.use_deterministic_algorithms`` would: a second of every short training."""
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", LOADED, str(tmp_path)]
+    printed = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True)
+    assert printed.stdout.strip() == "[]"
+
 
 KILLED = """
 import sys
@@ -350,6 +370,27 @@ def test_a_stream_is_the_text_as_it_is_written(made: tuple[Writer, dict[str, Any
     assert len("".join(pieces)) == 5 and completion.finish == "stop"
     pieces, completion = streamed(writer, "", seed=1, sampling=Sampling(max_tokens=20), constraint=Nothing())
     assert not pieces and completion.finish == "constraint"
+
+
+def test_a_writer_trained_on_writes_with_its_new_weights(tmp_path: Path) -> None:
+    """It keeps its weights laid out between calls; what it gives is that of a new writer all the same."""
+    writer, _, _ = fit(tmp_path, steps=4)
+    sampling = Sampling(max_tokens=30)
+    before = writer.complete(["the", ""], seeds=[1, 2], sampling=sampling)
+    assert writer.complete(["the", ""], seeds=[1, 2], sampling=sampling) == before
+    with torch.no_grad():
+        writer.model.gain.mul_(3.0)
+    now = writer.complete(["the", ""], seeds=[1, 2], sampling=sampling)
+    fresh = Writer(writer.model, writer.tokenizer, device="cpu", threads=1, usual_tokens=9)
+    assert now != before and now == fresh.complete(["the", ""], seeds=[1, 2], sampling=sampling)
+
+
+def test_several_threads_write_with_one_writer(made: tuple[Writer, dict[str, Any], RunContext]) -> None:
+    sampling = Sampling(max_tokens=30)
+    alone = [made[0].complete(["the"], seeds=[seed], sampling=sampling)[0].text for seed in range(6)]
+    with machine(device="cpu", threads=1), ThreadPoolExecutor(3) as pool:  # torch's settings are the process's
+        found = pool.map(lambda seed: made[0].complete(["the"], seeds=[seed], sampling=sampling)[0].text, range(6))
+        assert list(found) == alone
 
 
 def test_a_stream_shows_whole_characters_and_ends_when_closed(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from intaglio.core.contracts import Sampling
 from intaglio.core.errors import UserError
-from intaglio.nn.sampling import Decoder, Line, filtered, steps, write
+from intaglio.nn.sampling import Decoder, Line, Weights, filtered, steps, write
 from intaglio.nn.transformer import Shape, Transformer
 
 CONTEXT = 24
@@ -101,6 +101,36 @@ def test_filters_are_those_of_transformers(sampling: Sampling) -> None:
         expected = MinPLogitsWarper(sampling.min_p)(None, expected)
     made = filtered(scores, sampling)
     assert torch.allclose(made / made.sum(-1, keepdim=True), expected.softmax(-1), atol=1e-6)
+
+
+@pytest.mark.parametrize("spread", [0.01, 1.0, 3.0, 12.0])
+@pytest.mark.parametrize("top_p", [0.05, 0.5, 0.9, 0.999])
+def test_top_p_of_a_large_vocabulary_is_that_of_a_full_sort(spread: float, top_p: float) -> None:
+    scores = torch.randn(5, 6_000, generator=torch.Generator().manual_seed(2)) * spread
+    chances = scores.softmax(-1)
+    ordered, index = chances.sort(dim=-1, descending=True, stable=True)
+    ordered[ordered.cumsum(-1) - ordered >= top_p] = 0.0
+    assert torch.equal(filtered(scores, Sampling(top_p=top_p)), torch.zeros_like(chances).scatter(-1, index, ordered))
+
+
+def test_large_matrices_are_multiplied_as_the_model_does() -> None:
+    shape = Shape(vocab=3_000, layers=2, width=256, heads=4, kv_heads=2, hidden=700, context=32)
+    model, ids = Transformer(shape, seed=3), [[5, 1999, 7], [8]]
+    gen = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for block in model.blocks:
+            for matrix in (block.out, block.down):
+                matrix.weight.normal_(0.0, 0.05, generator=gen)
+    weights = Weights(model)
+    for together in (ids, ids[:1], ids * 20):
+        decoder, texts = Decoder(weights), [list(each) for each in together]
+        logits = decoder.read(texts)
+        for token in range(11, 15):
+            for row, text in enumerate(texts):
+                with torch.no_grad():
+                    assert torch.allclose(logits[row], model(torch.tensor([text]))[0, -1], atol=2e-4)
+                text.append(token)
+            logits = decoder.advance(torch.full((len(texts), 1), token))
 
 
 def test_repetition_penalty_is_that_of_transformers(model: Transformer) -> None:

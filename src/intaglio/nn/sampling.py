@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -24,6 +24,10 @@ from torch import Tensor
 from intaglio.nn.transformer import QK_GAIN, Transformer
 
 SLOTS = 32  # sequences written at once
+CANDIDATES = 128  # likeliest tokens that top-p looks at first
+SMALL = (
+    1 << 17
+)  # numbers of a matrix; one row takes it faster as it is (packed ones take 10 us to begin), by one thread
 ALONE_BELOW = 3e7  # operations of a product: below it a second thread costs more than it brings
 
 
@@ -77,6 +81,7 @@ class Weights:
     def __init__(self, model: Transformer, *, dtype: torch.dtype = torch.float32) -> None:
         self.shape, self.dtype, self.device = model.shape, dtype, model.embedding.weight.device
         self.packed = self.device.type == "cpu" and _packs(dtype)
+        self._multiply: Any = torch.ops.mkldnn._linear_pointwise.default if self.packed else None
         with torch.inference_mode():
             self.embedding = model.embedding.weight.detach().float()
             self.vocabulary = self._lay_out(model.embedding.weight * model.gain)  # the last gain goes into it
@@ -86,15 +91,22 @@ class Weights:
             ]
             self.turn_TH = model.turn_TH * QK_GAIN
 
-    def _lay_out(self, weight: Tensor) -> Tensor:
+    def _lay_out(self, weight: Tensor) -> tuple[Tensor, Tensor | None]:
+        """For many rows, and for one where that is not the same."""
         weight = weight.detach().to(self.dtype)
-        return torch.ops.mkldnn._reorder_linear_weight(weight, SLOTS) if self.packed else weight
+        if not self.packed:
+            return weight, weight
+        small = weight.numel() < SMALL and self.dtype == torch.float32
+        return torch.ops.mkldnn._reorder_linear_weight(weight, SLOTS), weight if small else None
 
-    def times(self, x: Tensor, weight: Tensor) -> Tensor:
+    def times(self, x: Tensor, weight: tuple[Tensor, Tensor | None]) -> Tensor:
         """x (M, in), float32, times a weight of these: (M, out), float32."""
-        x = x.to(self.dtype)
-        y = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "") if self.packed else F.linear(x, weight)
-        return y.float()
+        many, one = weight
+        if x.dtype != self.dtype:
+            x = x.to(self.dtype)
+        if one is not None and (len(x) == 1 or not self.packed):
+            return F.linear(x, one).float()
+        return self._multiply(x, many, None, "none", (), "").float()
 
 
 def _packs(dtype: torch.dtype) -> bool:
@@ -115,16 +127,20 @@ class Decoder:
         shape = self.shape = self.weights.shape
         self.dtype, self.device = self.weights.dtype, self.weights.device
         self.group = shape.heads // shape.kv_heads
-        self.operations = 4.0 * shape.width * shape.hidden  # of the largest product in a layer, a row
+        size = shape.width * shape.hidden
+        self.operations = 4.0 * size if size < SMALL else math.inf  # of the largest product in a layer, a row
         self.reset(1)
 
     def reset(self, batch: int) -> None:
-        """An empty cache for ``batch`` sequences: two contexts wide, so that it seldom has to be moved up."""
+        """An empty cache for ``batch`` sequences: two contexts wide, so that it seldom has to be moved up.
+
+        Memory is taken from the system as columns are written; none is read before.
+        """
         shape = self.shape
         size = (shape.layers, batch, shape.kv_heads, 2 * shape.context, shape.head_dim)
         kept = torch.float32 if self.device.type == "cpu" else self.dtype  # a CPU's short products are best in float32
-        self.keys = torch.zeros(size, dtype=kept, device=self.device)
-        self.values = torch.zeros(size, dtype=kept, device=self.device)
+        self.keys = torch.empty(size, dtype=kept, device=self.device)
+        self.values = torch.empty(size, dtype=kept, device=self.device)
         self.column = 0
         self.pads = [0] * batch  # the column at which each sequence begins
 
@@ -382,7 +398,7 @@ def _draw(scores: Tensor, lines: list[Line], settings: Settings, uniform: list[f
     if settings.temperature <= 0.0:
         return scores.argmax(-1)
     chances = filtered(scores / settings.temperature, settings)
-    total = chances.double().cumsum(-1)
+    total = chances.cumsum(-1, dtype=torch.float64)
     aim = torch.tensor(uniform, dtype=torch.float64, device=scores.device)[:, None] * total[:, -1:]
     return torch.searchsorted(total, aim, right=True).clamp_(max=scores.shape[-1] - 1).squeeze(1)
 
@@ -394,13 +410,25 @@ def filtered(scores_BV: Tensor, settings: Settings) -> Tensor:
         scores_BV = scores_BV.masked_fill(scores_BV < least, -torch.inf)
     chances = scores_BV.softmax(-1)
     if settings.top_p < 1.0:
-        ordered, index = chances.sort(dim=-1, descending=True, stable=True)
-        before = ordered.cumsum(-1) - ordered
-        ordered = ordered.masked_fill(before >= settings.top_p, 0.0)
-        chances = torch.zeros_like(chances).scatter_(-1, index, ordered)
+        chances = _likeliest(chances, settings.top_p)
     if settings.min_p > 0.0:
         chances = chances.masked_fill(chances < settings.min_p * chances.amax(-1, keepdim=True), 0.0)
     return chances
+
+
+def _likeliest(chances_BV: Tensor, share: float) -> Tensor:
+    """The fewest tokens that reach ``share`` together, 0 elsewhere; ordered only as far down as that takes."""
+    size = chances_BV.shape[-1]
+    for count in (CANDIDATES, 8 * CANDIDATES, size):
+        if count < size // 2:
+            ordered, index = chances_BV.topk(count, dim=-1)
+        else:
+            ordered, index = chances_BV.sort(dim=-1, descending=True, stable=True)
+        before = ordered.cumsum(-1) - ordered
+        if ordered.shape[-1] == size or bool((before[:, -1] >= share).all()):
+            break
+    ordered = ordered.masked_fill(before >= share, 0.0)
+    return torch.zeros_like(chances_BV).scatter_(-1, index, ordered)
 
 
 def _constrain(scores: Tensor, lines: list[Line]) -> Tensor:
