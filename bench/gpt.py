@@ -1,6 +1,6 @@
 """Wall time of `gpt` to the held-out loss that nanoGPT reaches with its own CPU configuration, on the same text.
 
-Usage: python bench/gpt.py [--nanogpt CHECKOUT] [--text input.txt] [--steps 118] [--seeds 3] [--rounds 1] [--quick]
+Usage: python bench/gpt.py [--nanogpt CHECKOUT] [--text input.txt] [--steps 128] [--seeds 3] [--rounds 1] [--quick]
 Without the first two, nanoGPT and the text of its example (tinyshakespeare) are fetched from GitHub into the user's
 cache folder; where that cannot be reached the bench says so and ends.
 nanoGPT runs its `config/train_shakespeare_char.py` with the CPU flags of its README (2,000 updates of 12 x 64
@@ -309,7 +309,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nanogpt", type=Path, help="a checkout of karpathy/nanoGPT")
     parser.add_argument("--text", default="", help="the text both learn from, such as tinyshakespeare's input.txt")
-    parser.add_argument("--steps", type=int, default=118, help="updates of ours")
+    parser.add_argument("--steps", type=int, default=128, help="updates of ours")
     parser.add_argument("--seeds", type=int, default=3, help="runs of ours")
     parser.add_argument("--rounds", type=int, default=1, help="runs of nanoGPT")
     parser.add_argument("--quick", action="store_true", help="one seed of ours; writes no file")

@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from intaglio.nn.functions import attend, normalize, normalize_rotate, swiglu, vocabulary_loss
+from intaglio.nn import functions
+from intaglio.nn.functions import attend, normalize, normalize_rotate, swiglu, vocabulary_loss, vocabulary_nats
 
 EPS = 1e-6
 
@@ -42,6 +43,28 @@ def test_vocabulary_loss_is_cross_entropy() -> None:
     x, weight, targets = _random(9, 6), _random(11, 6), torch.arange(9)
     assert torch.allclose(vocabulary_loss(x, weight, targets), F.cross_entropy(x @ weight.mT, targets))
     assert torch.autograd.gradcheck(lambda x, w: vocabulary_loss(x, w, targets), (x, weight))
+
+
+def test_vocabulary_loss_in_parts_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(functions, "_spans", lambda rows, columns, cuda: [(0, 4), (4, 8), (8, rows)])
+    test_vocabulary_loss_is_cross_entropy()
+    x, weight, targets = _random(9, 6), _random(11, 6), torch.arange(9)
+    expected = F.cross_entropy(x @ weight.mT, targets, reduction="none")
+    assert torch.allclose(vocabulary_nats(x, weight, targets), expected)
+
+
+def test_parts_cover_all_rows() -> None:
+    for rows, columns in ((1, 5), (4096, 4096), (1000, 1 << 22)):
+        spans = functions._spans(rows, columns, cuda=False)
+        assert [row for start, stop in spans for row in range(start, stop)] == list(range(rows))
+
+
+def test_a_target_out_of_reach_costs_much_but_not_everything() -> None:
+    x, weight = torch.tensor([[300.0]]), torch.tensor([[1.0], [-1.0]], requires_grad=True)
+    loss = vocabulary_loss(x, weight, torch.tensor([1]))
+    assert 80.0 < loss.item() < 700.0
+    assert torch.allclose(torch.autograd.grad(loss, weight)[0], torch.tensor([[300.0], [-300.0]]))
+    assert float(vocabulary_nats(x, weight.detach(), torch.tensor([1]))[0]) == pytest.approx(600.0)
 
 
 @pytest.mark.parametrize(("heads", "groups"), [(4, 4), (4, 2), (6, 1)])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from intaglio.nn.optim import Muon, muon_and_adamw, orthogonalize
+from intaglio.nn.optim import Muon, adamw, muon_and_adamw, orthogonalize
 
 
 @pytest.mark.parametrize("shape", [(3, 32, 32), (2, 48, 16), (2, 16, 48)])
@@ -48,3 +48,31 @@ def test_matrices_go_to_muon_and_the_rest_to_adamw() -> None:
 
 def test_a_model_without_matrices_needs_no_muon() -> None:
     assert len(muon_and_adamw(nn.LayerNorm(4))) == 1
+
+
+def test_adamw_is_that_of_torch_to_the_bit_and_goes_on_from_its_state() -> None:
+    models = [nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4)) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    ours = adamw(models[0].parameters(), lr=0.01, betas=(0.8, 0.9), weight_decay=0.1)
+    theirs = torch.optim.AdamW(models[1].parameters(), lr=0.01, betas=(0.8, 0.9), weight_decay=0.1, fused=True)
+    gen = torch.Generator().manual_seed(0)
+    for step in range(6):
+        if step == 3:  # another optimizer, the state of the first
+            state = ours.state_dict()
+            ours = adamw(models[0].parameters(), lr=0.01, betas=(0.8, 0.9), weight_decay=0.1)
+            ours.load_state_dict(state)
+        for pair in zip(models[0].parameters(), models[1].parameters(), strict=True):
+            grad = torch.randn(pair[0].shape, generator=gen)
+            for parameter in pair:
+                parameter.grad = grad.clone()
+        for optimizer in (ours, theirs):
+            optimizer.step()
+            optimizer.zero_grad()
+    for one, other in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_parameter_without_gradient_stays() -> None:
+    weight = nn.Parameter(torch.ones(2))
+    adamw([weight], lr=0.1).step()
+    assert torch.equal(weight, torch.ones(2))

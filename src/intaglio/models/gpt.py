@@ -31,12 +31,14 @@ from intaglio.models._pretrain import (
     metrics_of,
     packed_nats,
     read,
+    samples_of,
     save,
     train_on,
     windows,
 )
 from intaglio.models._start import SHARE, GoingOn, taken_over
 from intaglio.models._writer import Writer
+from intaglio.nn import heap
 from intaglio.nn.device import machine, peak_memory_bytes
 from intaglio.nn.sampling import SLOTS
 
@@ -109,7 +111,7 @@ class Component:
         """
         if self.config.canaries:
             data = WithCanaries(data, self.config.canaries, seed=ctx.seed)
-        with machine(device=ctx.device, threads=ctx.threads):
+        with machine(device=ctx.device, threads=ctx.threads), heap.kept():
             start = taken_over(ctx, kind=self.config.tokenizer)
             corpus = prepare(data, ctx, kind=self.config.tokenizer if start is None else lambda _: start.tokenizer)
             run, writer = begin(self.config, corpus, ctx, start=start)
@@ -123,7 +125,8 @@ class Component:
             metrics = metrics_of(writer, corpus, run, trained, data)
             if going_on is not None:
                 metrics |= going_on.figures(writer)
-            metrics["memorization"] = of_texts(writer, data, seed=ctx.seed, tokens=writer.usual_tokens)
+            tokens, samples = writer.usual_tokens, samples_of(run)
+            metrics["memorization"] = of_texts(writer, data, seed=ctx.seed, tokens=tokens, samples=samples)
             save(ctx.out, writer, metrics, trained, component="models/gpt")
         return {**metrics, "seconds": round(trained.seconds, 2), "peak_bytes": peak_memory_bytes(ctx.device)}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import platform
 import shutil
@@ -50,10 +51,11 @@ def machine(*, device: str, threads: int) -> Iterator[torch.device]:
     Bits repeat at the same device class, thread count, torch build and CPU capability (``environment``).
     """
     before_threads = torch.get_num_threads()
-    before_deterministic = torch.are_deterministic_algorithms_enabled()
+    before_deterministic = torch.get_deterministic_debug_mode()
     torch.set_num_threads(max(1, threads))
     chosen = torch.device(device)
-    torch.use_deterministic_algorithms(True, warn_only=chosen.type == "cuda")
+    # as use_deterministic_algorithms does, which imports torch's compiler for it: a second
+    torch.set_deterministic_debug_mode("warn" if chosen.type == "cuda" else "error")
     settings: Any = torch.utils.deterministic
     before_filling = settings.fill_uninitialized_memory
     settings.fill_uninitialized_memory = False  # else every torch.empty is written once for nothing
@@ -61,7 +63,7 @@ def machine(*, device: str, threads: int) -> Iterator[torch.device]:
         yield chosen
     finally:
         torch.set_num_threads(before_threads)
-        torch.use_deterministic_algorithms(before_deterministic)
+        torch.set_deterministic_debug_mode(before_deterministic)
         settings.fill_uninitialized_memory = before_filling
 
 
@@ -116,18 +118,23 @@ COMPILE_SECONDS = {
 COMPILED_GAIN = {"cpu": 0.05, "cuda": 0.25}  # share of the time that is saved by it, cautiously
 
 
-def worth_compiling(seconds_expected: float, device: str) -> bool:
+def worth_compiling(seconds_expected: float, device: str, *, possible: bool | None = None) -> bool:
     """True where ``torch.compile`` gives back more than twice what it costs, for a training expected to take so long.
 
     On a CPU matrix products are most of the work and compiling does not touch them: it pays from about half an hour
     on; on a GPU from some eight minutes on. Put ``seconds_expected`` from the estimate, never from a clock, and the
     answer into the training's ``identity``: compiled and uncompiled steps differ in the last bits.
+
+    possible: whether what compiling needs is here; left out, it is looked for.
     """
     kind = torch.device(device).type
-    if kind == "cpu" and not _can_compile_for_cpu():
-        return False
-    return seconds_expected * COMPILED_GAIN[kind] > 2.0 * COMPILE_SECONDS[kind]
+    possible = not missing_for_compiling(device) if possible is None else possible
+    return possible and seconds_expected * COMPILED_GAIN[kind] > 2.0 * COMPILE_SECONDS[kind]
 
 
-def _can_compile_for_cpu() -> bool:
-    return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
+def missing_for_compiling(device: str) -> str:
+    """The program or package without which nothing can be compiled for this device; empty where it is here."""
+    if torch.device(device).type != "cpu":
+        return "" if importlib.util.find_spec("triton") else "triton"
+    names = (os.environ.get("CXX", "g++"), "g++", "clang++")
+    return "" if any(shutil.which(name) for name in names) else "g++"

@@ -30,9 +30,10 @@ class _Normalize(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         x, scale = ctx.saved_tensors
-        along = torch.linalg.vecdot(grad.to(x.dtype), x).unsqueeze_(-1)
+        wide = grad.to(x.dtype, copy=True)  # mixed precision would be made alike in each product anew
+        along = torch.linalg.vecdot(wide, x).unsqueeze_(-1)
         along.mul_(scale.pow(3)).div_(-x.shape[-1])
-        return torch.addcmul(torch.mul(x, along), grad, scale), None, None
+        return wide.mul_(scale).addcmul_(x, along), None, None
 
 
 def normalize(x: Tensor, *, eps: float, dtype: torch.dtype) -> Tensor:
@@ -48,9 +49,9 @@ def _inverse_rms(x: Tensor, eps: float) -> Tensor:
 class _NormalizeRotate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_BTGH: Tensor, turn_TH: Tensor, gain: float, eps: float) -> Tensor:
-        wide = _wide(x_BTGH)
+        wide = torch.empty(x_BTGH.shape, dtype=_wide(x_BTGH.dtype), device=x_BTGH.device).copy_(x_BTGH)
         scale = _inverse_rms(wide, eps).mul_(gain)
-        turned = _turn(wide, turn_TH)
+        turned = _turn_(wide, turn_TH)
         b, t, g, h = x_BTGH.shape
         y_BGTH = x_BTGH.new_empty(b, g, t, h)
         torch.mul(turned.transpose(1, 2), scale.transpose(1, 2), out=y_BGTH)
@@ -62,12 +63,14 @@ class _NormalizeRotate(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_BGTH: Tensor) -> tuple[Tensor, None, None, None]:
         y_BGTH, scale, turn_TH = ctx.saved_tensors
-        grad, y = grad_BGTH.transpose(1, 2), y_BGTH.transpose(1, 2)
-        product = torch.mul(grad, y, out=torch.empty(y.shape, dtype=scale.dtype, device=y.device))
-        along = product.sum(-1, keepdim=True).div_(-y.shape[-1] * ctx.gain**2)
-        change = torch.addcmul(grad, y, along, out=product)
-        out = torch.empty(y.shape, dtype=y.dtype, device=y.device)
-        return torch.mul(_turn(change, turn_TH.conj()), scale, out=out), None, None, None
+        b, g, t, h = y_BGTH.shape
+        like = {"dtype": scale.dtype, "device": scale.device}
+        grad = torch.empty(b, t, g, h, **like).copy_(grad_BGTH.transpose(1, 2))
+        y = torch.empty(b, t, g, h, **like).copy_(y_BGTH.transpose(1, 2))
+        along = torch.linalg.vecdot(grad, y).unsqueeze_(-1).div_(-h * ctx.gain**2)
+        change = _turn_(grad.addcmul_(y, along), turn_TH.conj())
+        out = torch.empty(change.shape, dtype=y_BGTH.dtype, device=y_BGTH.device)
+        return torch.mul(change, scale, out=out), None, None, None
 
 
 def normalize_rotate(x_BTGH: Tensor, turn_TH: Tensor, *, gain: float, eps: float) -> Tensor:
@@ -78,31 +81,32 @@ def normalize_rotate(x_BTGH: Tensor, turn_TH: Tensor, *, gain: float, eps: float
     return _NormalizeRotate.apply(x_BTGH, turn_TH, gain, eps)
 
 
-def _wide(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
 
 
-def _turn(x_BTGH: Tensor, turn_TH: Tensor) -> Tensor:
-    pairs = torch.view_as_complex(x_BTGH.contiguous().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * turn_TH[:, None]).flatten(-2)
+def _turn_(x_BTGH: Tensor, turn_TH: Tensor) -> Tensor:
+    torch.view_as_complex(x_BTGH.unflatten(-1, (-1, 2))).mul_(turn_TH[:, None])
+    return x_BTGH
 
 
 class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate_up: Tensor) -> Tensor:
-        ctx.save_for_backward(gate_up)
         gate, up = gate_up.chunk(2, dim=-1)
-        return F.silu(gate).mul_(up)
+        active = F.silu(gate)
+        ctx.save_for_backward(gate_up, active)
+        return active * up
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (gate_up,) = ctx.saved_tensors
+        gate_up, active = ctx.saved_tensors
         gate, up = gate_up.chunk(2, dim=-1)
         out = torch.empty_like(gate_up)
         out_gate, out_up = out.chunk(2, dim=-1)
         torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=out_gate)
-        torch.mul(F.silu(gate), grad, out=out_up)
+        torch.mul(active, grad, out=out_up)
         return out
 
 
@@ -127,26 +131,45 @@ def attend(q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor) -> Tensor:
 class _VocabularyLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight_VD: Tensor, targets: Tensor) -> Tensor:
-        logits = (x @ weight_VD.mT).to(torch.promote_types(x.dtype, torch.float32))
-        total = logits.logsumexp(-1, keepdim=True)
-        chosen = logits.gather(-1, targets[:, None])
-        loss = (total - chosen).mean()
-        share = logits.sub_(total).exp_()
-        share.scatter_add_(-1, targets[:, None], share.new_full((len(targets), 1), -1.0))
-        ctx.save_for_backward(x, weight_VD, share.div_(len(targets)).to(x.dtype))
-        return loss
+        share = x.new_empty(len(x), len(weight_VD)) if any(ctx.needs_input_grad) else None
+        nats = []
+        for start, stop in _spans(len(x), len(weight_VD), x.is_cuda):
+            target = targets[start:stop, None]
+            chances = (x[start:stop] @ weight_VD.mT).to(_wide(x.dtype)).softmax(-1)
+            chosen = chances.gather(-1, target)
+            nats.append(chosen.clamp_min(torch.finfo(chosen.dtype).tiny).log_().neg_())
+            if share is not None:
+                share[start:stop] = chances.scatter_(-1, target, chosen - 1.0)
+        ctx.save_for_backward(x, weight_VD, share)
+        return torch.cat(nats).mean()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight_VD, share = ctx.saved_tensors
-        scale = grad.to(x.dtype)
+        scale = grad / len(x)
         return (share @ weight_VD).mul_(scale), (share.mT @ x).mul_(scale), None
 
 
 def vocabulary_loss(x: Tensor, weight_VD: Tensor, targets: Tensor) -> Tensor:
     """Mean cross-entropy in nats of ``targets`` (M) under logits ``x @ weight.T``; x (M, D) and weight of one dtype.
 
-    The logits are never kept: their gradient is made in the forward pass, in place.
+    The logits are made some rows at a time and never kept: what is kept is their gradient, in the precision of x. A
+    target less likely than the smallest number counts as that likely (87 nats in float32).
     """
     return _VocabularyLoss.apply(x, weight_VD, targets)
+
+
+def vocabulary_nats(x: Tensor, weight_VD: Tensor, targets: Tensor) -> Tensor:
+    """The cross-entropy in nats of each of ``targets`` (M), float32; arguments of ``vocabulary_loss``, any range."""
+    nats = []
+    for start, stop in _spans(len(x), len(weight_VD), x.is_cuda):
+        logits = (x[start:stop] @ weight_VD.mT).to(_wide(x.dtype))
+        nats.append(F.cross_entropy(logits, targets[start:stop], reduction="none"))
+    return torch.cat(nats)
+
+
+def _spans(rows: int, columns: int, cuda: bool) -> list[tuple[int, int]]:
+    """Rows cut into parts of so few numbers that a part stays in the cache (on a GPU: is no burden to its memory)."""
+    part = max(64, (1 << 28 if cuda else 1 << 21) // columns)
+    return [(start, min(rows, start + part)) for start in range(0, rows, part)]

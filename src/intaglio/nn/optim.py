@@ -8,7 +8,7 @@ Licence: ours, written from the papers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -41,7 +41,27 @@ def orthogonalize(x_BMN: Tensor, *, dtype: torch.dtype, steps: int = 5) -> Tenso
     return x.mT if x_BMN.shape[-2] > x_BMN.shape[-1] else x
 
 
-class Muon(Optimizer):
+class _Plain(Optimizer):
+    """torch's Optimizer without its preparations for ``torch.compile``, which import the compiler: a second or more."""
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        _bare(Optimizer.add_param_group)(self, param_group)
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(_bare(Optimizer.state_dict)(self))
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        _bare(Optimizer.load_state_dict)(self, state_dict)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        _bare(Optimizer.zero_grad)(self, set_to_none)
+
+
+def _bare(method: Callable[..., Any]) -> Callable[..., Any]:
+    return getattr(method, "__wrapped__", method)  # what torch put around it turns the compiler off
+
+
+class Muon(_Plain):
     """Momentum, then each update made orthogonal; for weight matrices inside a network (2 dimensions, or more: the
     rest is flattened into the second). Matrices of one shape are done as one batch.
 
@@ -95,11 +115,56 @@ class Muon(Optimizer):
         torch._foreach_add_(parameters, shaped, alpha=-group["lr"] * scale)
 
 
+class AdamW(_Plain):
+    """torch's AdamW in its fused form, one pass over the weights: the same kernel, the same state, the same bits.
+
+    Gradients must be dense and all of a group on one device, in one precision.
+    """
+
+    def __init__(
+        self, params: Iterable[nn.Parameter], *, lr: float, betas: tuple[float, float], eps: float, weight_decay: float
+    ) -> None:
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(list(params), {**defaults, "fused": True})  # says that steps are counted where the weights are
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """One update of every parameter that has a gradient."""
+        for group in self.param_groups:
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if not parameters:
+                continue
+            states = [self._state(parameter) for parameter in parameters]
+            first, second, steps = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
+            torch._foreach_add_(steps, 1)
+            numbers = {"lr": group["lr"], "beta1": group["betas"][0], "beta2": group["betas"][1], "eps": group["eps"]}
+            torch._fused_adamw_(
+                parameters,
+                [parameter.grad for parameter in parameters],
+                first,
+                second,
+                [],
+                steps,
+                weight_decay=group["weight_decay"],
+                amsgrad=False,
+                maximize=False,
+                **numbers,
+            )
+
+    def _state(self, parameter: Tensor) -> dict[str, Tensor]:
+        state: dict[str, Tensor] = self.state[parameter]
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+            state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+            state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+        return state
+
+
 def adamw(
     params: Iterable[nn.Parameter], *, lr: float, betas: tuple[float, float] = (0.9, 0.95), weight_decay: float = 0.0
 ) -> Optimizer:
-    """torch's AdamW in its fused form: one pass over the weights."""
-    return torch.optim.AdamW(list(params), lr=lr, betas=betas, eps=1e-8, weight_decay=weight_decay, fused=True)
+    """AdamW as it is used here."""
+    return AdamW(params, lr=lr, betas=betas, eps=1e-8, weight_decay=weight_decay)
 
 
 def muon_and_adamw(
@@ -107,12 +172,13 @@ def muon_and_adamw(
     *,
     matrix_lr: float = 0.025,
     other_lr: float = 6e-3,
+    momentum: float = 0.9,
     weight_decay: float = 0.0,
     dtype: torch.dtype = torch.float32,
 ) -> list[Optimizer]:
     """Muon over the weight matrices of ``model`` except those of ``nn.Embedding``, AdamW over the rest.
 
-    dtype: precision of Muon's products. Tied weights are counted once and follow the embedding.
+    momentum: of Muon. dtype: precision of its products. Tied weights are counted once and follow the embedding.
     """
     embedded = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     matrices = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2 and id(p) not in embedded]
@@ -120,7 +186,7 @@ def muon_and_adamw(
     others = [p for p in model.parameters() if p.requires_grad and id(p) not in chosen]
     made: list[Optimizer] = []
     if matrices:
-        made.append(Muon(matrices, lr=matrix_lr, weight_decay=weight_decay, dtype=dtype))
+        made.append(Muon(matrices, lr=matrix_lr, momentum=momentum, weight_decay=weight_decay, dtype=dtype))
     if others:
         made.append(adamw(others, lr=other_lr))
     return made

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from intaglio.nn.functions import attend, normalize, normalize_rotate, swiglu, vocabulary_loss
+from intaglio.nn.functions import attend, normalize, normalize_rotate, swiglu, vocabulary_loss, vocabulary_nats
 
 QK_GAIN = 1.3  # constant gain of the QK-norm on each side: scores reach QK_GAIN^2 * sqrt(H)
 EMBEDDING_STD = 0.05
@@ -70,7 +70,8 @@ class Block(nn.Module):
         y = F.linear(normalize(x_BTD, eps=shape.eps, dtype=dtype), self.qkv.weight.to(dtype))
         qk_BTGH, v_BTKH = y.unflatten(-1, (n + 2 * k, h)).split([n + k, k], dim=2)
         qk_BGTH = normalize_rotate(qk_BTGH, turn_TH, gain=QK_GAIN, eps=shape.eps)
-        y_BNTH = attend(qk_BGTH[:, :n], qk_BGTH[:, n:], v_BTKH.transpose(1, 2))
+        q_BNTH, k_BKTH = qk_BGTH.split([n, k], dim=1)
+        y_BNTH = attend(q_BNTH, k_BKTH, v_BTKH.transpose(1, 2))
         x_BTD = x_BTD + F.linear(y_BNTH.transpose(1, 2).flatten(2), self.out.weight.to(dtype))
         y = F.linear(normalize(x_BTD, eps=shape.eps, dtype=dtype), self.gate_up.weight.to(dtype))
         return x_BTD + F.linear(swiglu(y), self.down.weight.to(dtype))
@@ -129,8 +130,9 @@ class Transformer(nn.Module):
 
     def nats(self, ids_BT: Tensor, *, dtype: torch.dtype = torch.float32) -> Tensor:
         """Negative log-likelihood in nats of each of tokens 1..T-1 given those before it: (B, T-1) float32."""
-        logits = self(ids_BT[:, :-1], dtype=dtype)
-        return F.cross_entropy(logits.transpose(1, 2), ids_BT[:, 1:], reduction="none")
+        x_BTD = self.features(ids_BT[:, :-1], dtype=dtype)
+        nats = vocabulary_nats(x_BTD.flatten(0, 1), self.embedding.weight.to(dtype), ids_BT[:, 1:].flatten())
+        return nats.view(x_BTD.shape[:2])
 
 
 def rotation(shape: Shape, length: int) -> Tensor:
