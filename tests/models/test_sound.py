@@ -9,12 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from intaglio.core.contracts import Item, Machine, Size
 from intaglio.core.errors import UserError
 from intaglio.generate import sound as generator
 from intaglio.media import audio
-from intaglio.models import sound
+from intaglio.models import _hearing, sound
+from intaglio.models._sounds import gather
+from intaglio.models._timbre import GRID, density, moves
+from intaglio.nn import pitch
 from intaglio.nn.checkpoint import load_tensors
 from tests.support import ItemList, RunContext, assert_same_files, train_apart
 
@@ -49,7 +53,7 @@ def fitted(root: Path, **values: Any) -> tuple[RunContext, dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunContext, dict[str, Any]]:
-    return fitted(tmp_path_factory.mktemp("sound"), steps=60)
+    return fitted(tmp_path_factory.mktemp("sound"), steps=60, adversarial=0.33)
 
 
 def test_training_leaves_figures_and_samples(trained: tuple[RunContext, dict[str, Any]]) -> None:
@@ -57,6 +61,9 @@ def test_training_leaves_figures_and_samples(trained: tuple[RunContext, dict[str
     assert metrics["train_sounds"] == 12 and metrics["heldout_sounds"] == 3 and metrics["rate_hz"] == RATE_HZ
     assert metrics["train_sound_seconds"] == pytest.approx(7.2, abs=0.1)
     assert metrics["heldout_noise_baseline_mel_db"] > 0 and metrics["heldout_silence_baseline_distance"] > 0
+    assert 0.8 < metrics["heldout_pitch_share"] <= 1.0 and 0.0 <= metrics["heldout_peak_share"] <= 1.0
+    assert metrics["heldout_noise_baseline_pitch_share"] < 0.5 * metrics["heldout_pitch_share"]
+    assert metrics["drawn_mel_frechet"] > 0 and metrics["train_mel_frechet"] > 0
     made = {path.name for path in ctx.out.iterdir()}
     assert {"model.safetensors", "config.json", "curve.csv", "curve-adversarial.csv", "samples.png"} <= made
     assert {"reconstructions.png", "sample-0.wav"} <= made
@@ -91,6 +98,70 @@ def test_equal_seeds_give_equal_sounds(trained: tuple[RunContext, dict[str, Any]
     assert long.meta["seconds"] == pytest.approx(2.0, abs=0.04)
 
 
+def test_transfer_keeps_the_pitch(trained: tuple[RunContext, dict[str, Any]]) -> None:
+    ctx, _ = trained
+    model = component().load(ctx.out, device="cpu", threads=1)
+    time_s = np.arange(2 * RATE_HZ) / RATE_HZ
+    for hz in (196.0, 330.0, 587.33):
+        given = (0.5 * np.sin(2 * np.pi * hz * time_s)).astype(np.float32)
+        octaves, strength = pitch.pitch(torch.from_numpy(model.revoice(given, 0)[:15_872]), RATE_HZ, hop=256)
+        sure = octaves[8:-8][strength[8:-8] > 0]
+        assert len(sure) > 30 and abs(1200 * float(sure.median() - np.log2(hz / 220))) < 10
+
+
+def test_the_tones_of_a_window_lie_where_its_samples_lie(trained: tuple[RunContext, dict[str, Any]]) -> None:
+    ctx, _ = trained
+    sounds = gather(ItemList(pings(ctx)), RATE_HZ, ctx)
+    whole = sounds.tones(3, 0, 16 * 256)
+    assert whole.shape == (2, 16) and (sounds.starts % 256 == 0).all()
+    np.testing.assert_array_equal(sounds.tones(3, 512, 14 * 256), whole[:, 2:])
+    np.testing.assert_allclose(sounds.tones(3, 128, 15 * 256), (whole[:, :-1] + whole[:, 1:]) / 2, atol=1e-6)
+    after = sounds.tones(3, 0, 40 * 256)
+    length = sounds.length(3) // 256
+    assert not after[1, length:].any() and (after[0, length:] == after[0, length - 1]).all()
+    np.testing.assert_array_equal(whole, pitch.pitch(torch.from_numpy(sounds.sound(3)), RATE_HZ, hop=256)[:, :16])
+
+
+def test_drawn_pitches_keep_to_a_scale_but_glides_stay() -> None:
+    chance = torch.Generator().manual_seed(0)
+    scale = torch.tensor([-9.0, -7.0, -5.0, -4.0, -2.0, 0.0, 2.0, 3.0]) / 12
+    heard = scale[torch.randint(8, (4000,), generator=chance)] + 0.05 / 12 * torch.randn(4000, generator=chance)
+    moved = moves(heard)
+    for wanted in scale.tolist():
+        for off in (-0.3, 0.0, 0.3):  # semitones
+            at = int((GRID - (wanted + off / 12)).abs().argmin())
+            assert abs(float(moved[at]) - wanted) < 0.011  # a step of the grid, and a bit
+    glides = torch.rand(4000, generator=chance) * 3 - 1.5
+    assert float((moves(glides) - GRID).abs().max()) < 0.5 / 12
+    torch.testing.assert_close(moves(torch.empty(0)), GRID)
+
+
+def test_the_density_tells_kinds_apart() -> None:
+    """Two far clouds: draws lie in either, none between, and spread as the clouds do; few points are one cloud."""
+    chance = torch.Generator().manual_seed(0)
+    clouds = 0.5 * torch.randn(64, 3, generator=chance)
+    clouds[:32, 0] += 20.0
+    found = density(clouds, seed=1)
+    assert float(found.weights_K.sum()) == pytest.approx(1.0) and len(found.means_KZ) == 8
+    draws = torch.stack([found.draw(chance) for _ in range(400)])
+    far = draws[:, 0] > 10
+    assert 0.4 < float(far.double().mean()) < 0.6
+    assert float(draws[far, 0].mean()) == pytest.approx(20.0, abs=0.3)
+    assert float(draws[:, 1].std()) == pytest.approx(0.5, abs=0.15)
+    assert not ((draws[:, 0] > 3) & (draws[:, 0] < 17)).any()
+    assert len(density(clouds[:7], seed=1).means_KZ) == 1
+
+
+def test_figures_tell_the_same_sound_from_another() -> None:
+    x = torch.from_numpy(np.stack([ping(n) for n in range(6)]))[:, :4608]
+    low = torch.from_numpy(np.stack([ping(n, rate_hz=int(RATE_HZ * 2 ** (1 / 12))) for n in range(6)]))[:, :4608]
+    assert _hearing.pitch_share(x, x, RATE_HZ) == _hearing.peak_share(x, x, RATE_HZ) == 1.0
+    assert _hearing.pitch_share(x, low, RATE_HZ) == 0.0  # a semitone lower
+    assert _hearing.pitch_share(x, 0 * x, RATE_HZ) == _hearing.peak_share(x, 0 * x, RATE_HZ) == 0.0
+    same, other = (_hearing.mel_frechet(x, each, RATE_HZ) for each in (x, 0.25 * x))
+    assert same == pytest.approx(0.0, abs=1e-6) and other > 1.0
+
+
 def test_transfer_keeps_length_and_loudness(trained: tuple[RunContext, dict[str, Any]]) -> None:
     ctx, _ = trained
     model = component().load(ctx.out, device="cpu", threads=1)
@@ -114,18 +185,14 @@ def test_long_sounds_are_made_in_parts_without_a_seam(
 
     ctx, _ = trained
     model = component().load(ctx.out, device="cpu", threads=1)
-    monkeypatch.setattr(type(model.model), "decode", lambda self, z, generator: _still(self, z))
+    decode = type(model.model).decode  # without its noise, which is drawn anew for each part
+    monkeypatch.setattr(
+        type(model.model), "decode", lambda self, z, tone, _, turned: decode(self, z, tone, None, turned)
+    )
     samples = np.concatenate([ping(n) for n in range(10)])
     whole = model.revoice(samples, 0)
     monkeypatch.setattr(_timbre, "CHUNK_SECONDS", 1.5)
     np.testing.assert_allclose(model.revoice(samples, 0), whole, atol=1e-5)
-
-
-def _still(model: Any, z: Any) -> Any:
-    from intaglio.nn import sound as nets
-
-    wave, loud, _ = model.up(z).chunk(3, 1)
-    return nets.join(wave * loud.clamp(-8.0, 4.0).exp() * model.spread_M[:, None])
 
 
 def test_reconstruct_encode_export(trained: tuple[RunContext, dict[str, Any]], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The filter bank against its theory, spectral losses against scipy, and the parts of the two networks."""
+"""Oscillators and noise against closed forms, spectral losses against scipy, and the parts of the two networks."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from intaglio.media.audio import mel_bands
 from intaglio.nn import sound as nets
 
 
@@ -15,28 +16,100 @@ def noise(length: int = 16_384, seed: int = 0) -> torch.Tensor:
     return 0.1 * torch.randn(2, length, generator=torch.Generator().manual_seed(seed))
 
 
-def db(error: torch.Tensor, of: torch.Tensor) -> float:
-    return 10 * math.log10(float(error.square().mean() / of.square().mean()))
+def small() -> nets.SoundNet:
+    filters = torch.from_numpy(mel_bands(8000, nets.HEARD, nets.HEARD_BANDS)).float()
+    return nets.SoundNet(nets.SoundShape(rate_hz=8000, width=8, latents=4), filters)
 
 
-def test_bands_join_to_what_was_split() -> None:
-    """Near-perfect reconstruction: noise and single tones come back but for about -60 dB, away from the edges."""
-    inner = slice(256, -256)
-    x = noise()
-    back = nets.join(nets.split(x))
-    assert back.shape == x.shape and nets.split(x).shape == (2, nets.BANDS, 16_384 // nets.BANDS)
-    assert db((back - x)[:, inner], x[:, inner]) < -60
-    for share in (0.011, 0.0625, 0.17, 0.5, 0.93):  # within a band and on the border of two
-        tone = torch.sin(math.pi * share * torch.arange(16_384))[None]
-        assert db((nets.join(nets.split(tone)) - tone)[:, inner], tone[:, inner]) < -54, share
+def steady(hz: float, frames: int, batch: int = 1) -> torch.Tensor:
+    """(B, 2, L): one pitch, held."""
+    return torch.tensor([math.log2(hz / 220), 1.0])[None, :, None].repeat(batch, 1, frames)
 
 
-def test_each_band_holds_its_frequencies() -> None:
-    for band in (0, 5, 15):
-        tone = torch.sin(math.pi * (band + 0.5) / nets.BANDS * torch.arange(16_384))[None]
-        power = nets.split(tone).square().mean((0, 2))
-        assert int(power.argmax()) == band
-        assert float(power[band] / power.sum()) > 0.998
+def played(levels: torch.Tensor, tone: torch.Tensor, rate_hz: int) -> torch.Tensor:
+    return nets.oscillate(levels, nets.turns(tone, nets.cycles(tone, rate_hz), rate_hz), tone, rate_hz)
+
+
+def strongest(x_T: torch.Tensor, rate_hz: int, low_hz: float, high_hz: float) -> float:
+    """Hertz of the strongest peak between two frequencies, far finer than a bin."""
+    size = 16 * len(x_T)
+    power = torch.fft.rfft(x_T.double() * torch.blackman_window(len(x_T), dtype=torch.float64), size).abs().log()
+    low, high = int(low_hz * size / rate_hz), int(high_hz * size / rate_hz)
+    at = low + int(power[low:high].argmax())
+    left, middle, right = power[at - 1 : at + 2].tolist()
+    return (at + (left - right) / (2 * (left - 2 * middle + right))) * rate_hz / size
+
+
+@pytest.mark.parametrize("rate_hz", [8000, 22_050])
+@pytest.mark.parametrize("hz", [55.0, 261.6256, 1234.5])
+def test_each_harmonic_sounds_at_its_frequency(hz: float, rate_hz: int) -> None:
+    frames = 2 * rate_hz // nets.HOP
+    levels = torch.zeros(1, 3, frames * nets.HOP // nets.FINE)
+    levels[:, 0], levels[:, 2] = 0.5, 0.25
+    x = played(levels, steady(hz, frames), rate_hz)[0]
+    assert x.shape == (frames * nets.HOP,)
+    heard = [order for order in (1, 3) if order * hz < nets.FADE[0] * rate_hz]
+    for order in heard:
+        found = strongest(x, rate_hz, (order - 0.5) * hz, (order + 0.5) * hz)
+        assert abs(1200 * math.log2(found / (order * hz))) < 0.1
+    if len(heard) == 2:
+        assert float(x.square().mean()) == pytest.approx((0.5**2 + 0.25**2) / 2, rel=0.01)
+
+
+def test_nothing_folds_back_from_above_half_the_rate() -> None:
+    """3 kHz and its harmonics at a rate of 8 kHz: 6 kHz would come back as 2 kHz, 9 as 1; only 3 is heard."""
+    levels = torch.ones(1, 8, 400)
+    power = torch.fft.rfft(played(levels, steady(3000.0, 100), 8000)[0].double() * torch.hann_window(25_600)).abs()
+    at = 3000 * 25_600 // 8000
+    assert float(power[: at - 20].max()) < 1e-4 * float(power[at])
+    assert not played(levels, steady(3900.0, 100), 8000).any()
+    rising = torch.stack([torch.linspace(2.0, 6.0, 100), torch.ones(100)])[None]  # to 14 kHz
+    tail = played(levels[:, :1], rising, 8000)[0, 60 * nets.HOP :]
+    assert not tail.any()
+
+
+def test_a_gliding_pitch_has_no_seam_and_parts_of_it_fit_together() -> None:
+    tone = torch.stack([torch.linspace(-1, 1, 90), torch.ones(90)])[None]
+    turned = nets.cycles(tone, 22_050)
+    whole = nets.turns(tone, turned, 22_050)
+    hz = ((whole[:, 1:] - whole[:, :-1]) % 1) * 22_050
+    assert 109.9 < float(hz.min()) and float(hz.max()) < 440.1
+    assert float((hz[:, 1:] - hz[:, :-1]).abs().max()) < 0.1
+    part = nets.turns(tone[:, :, 40:70], turned[:, 40:70], 22_050)
+    inner = slice(nets.HOP, -nets.HOP)
+    expected = whole[:, 40 * nets.HOP : 70 * nets.HOP]
+    torch.testing.assert_close(part[:, inner], expected[:, inner], atol=1e-6, rtol=0)
+
+
+def test_levels_get_the_gradient_of_a_linear_map() -> None:
+    """The sound is linear in the levels, so <made(v), u> = <v, gradient of <made(.), u>> for any v and u."""
+    chance = torch.Generator().manual_seed(0)
+    tone = torch.stack([torch.linspace(-1, 2, 6), torch.ones(6)])[None].repeat(2, 1, 1)
+    u = torch.randn(2, 6 * nets.HOP, generator=chance)
+    for bands, make in (
+        (12, lambda v: played(v, tone, 8000)),
+        (nets.NOISE // 2 + 1, lambda v: nets.shaped_noise(v, torch.Generator().manual_seed(1))),
+    ):
+        v = torch.randn(2, bands, 24, generator=chance)
+        at = torch.randn(2, bands, 24, generator=chance, requires_grad=True)
+        (slope,) = torch.autograd.grad((make(at) * u).sum(), at)
+        assert float((slope * v).sum()) == pytest.approx(float((make(v) * u).sum()), rel=1e-3)
+        assert float(slope.abs().max()) > 0
+
+
+def test_noise_follows_its_levels() -> None:
+    flat = torch.ones(1, nets.NOISE // 2 + 1, 2000)
+    white = nets.shaped_noise(flat, torch.Generator().manual_seed(0))
+    assert float(white.std()) == pytest.approx(1 / math.sqrt(3), rel=0.02)
+    band = torch.zeros_like(flat)
+    band[:, 40:60] = 1.0
+    power = torch.fft.rfft(nets.shaped_noise(band, torch.Generator().manual_seed(0))[0]).abs().square()
+    edges = [int(len(power) * bin_ / (nets.NOISE // 2)) for bin_ in (37, 62)]
+    assert float(power[edges[0] : edges[1]].sum() / power.sum()) > 0.999
+    half = flat.clone()
+    half[..., 1000:] = 0.0
+    made = nets.shaped_noise(half, torch.Generator().manual_seed(0))[0]
+    assert float(made[: 990 * nets.FINE].std()) > 0.5 and not made[1010 * nets.FINE :].any()
 
 
 def test_magnitudes_are_those_of_scipy() -> None:
@@ -69,8 +142,6 @@ def test_distance_is_zero_for_equals_and_known_for_a_gain() -> None:
 
 
 def test_mel_levels_of_a_full_tone() -> None:
-    from intaglio.media.audio import mel_bands
-
     filters = torch.from_numpy(mel_bands(16_000, 1024, 32)).float()
     tone = torch.sin(2 * math.pi * 1000 / 16_000 * torch.arange(16_000))[None]
     levels = nets.mel_db(tone, filters)[0, :, 20]
@@ -79,17 +150,37 @@ def test_mel_levels_of_a_full_tone() -> None:
 
 
 def test_networks_keep_lengths_and_the_noise_is_seeded() -> None:
-    model = nets.SoundNet(nets.SoundShape(width=8, latents=4))
-    x = noise(nets.HOP * 20)
-    mean, logvar = model.encode(x)
+    model = small()
+    x, tone = noise(nets.HOP * 20), steady(200.0, 20, 2)
+    mean, logvar = model.encode(x, tone)
     assert mean.shape == logvar.shape == (2, 4, 20)
     with torch.no_grad():
-        first = model.decode(mean, torch.Generator().manual_seed(1))
-        again = model.decode(mean, torch.Generator().manual_seed(1))
-        other = model.decode(mean, torch.Generator().manual_seed(2))
-        bare = model.decode(mean, None)
+        first = model.decode(mean, tone, torch.Generator().manual_seed(1))
+        again = model.decode(mean, tone, torch.Generator().manual_seed(1))
+        other = model.decode(mean, tone, torch.Generator().manual_seed(2))
+        bare = model.decode(mean, tone, None)
     assert first.shape == x.shape and torch.equal(first, again)
     assert not torch.equal(first, other) and not torch.equal(first, bare)
+    assert strongest(bare[0], 8000, 100.0, 300.0) == pytest.approx(200.0, rel=1e-3)
+
+
+def test_every_parameter_learns() -> None:
+    torch.manual_seed(0)
+    model = small()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    x = 0.5 * torch.sin(2 * math.pi * 200 / 8000 * torch.arange(20 * nets.HOP))[None]
+    tone, losses = steady(200.0, 20), []
+    for step in range(40):
+        mean, logvar = model.encode(x, tone)
+        made = model.decode(mean + 0.1 * (0.5 * logvar).exp(), tone, torch.Generator().manual_seed(step))
+        loss = nets.spectral_distance(x, made).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        if step:  # the last layers of the residual blocks begin at zero and hold back their first ones for one step
+            assert all(p.grad is not None and p.grad.any() for p in model.parameters())
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.5 * losses[0]
 
 
 def test_hinge_and_likeness_are_what_they_say() -> None:

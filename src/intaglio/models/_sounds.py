@@ -1,7 +1,9 @@
 """The recordings of a data set as one file of samples at one rate, cut into windows that are read in any order.
 
-Every recording is mixed to one channel, resampled, and brought to the same peak, so that quiet ones are learned too.
-Legend: T samples, W samples of a window; int16 on disk, float32 in [-1, 1] in memory. Train comes first, then held out.
+Every recording is mixed to one channel, resampled, brought to the same peak, so that quiet ones are learned too, and
+followed by silence up to a whole number of frames; the pitch of each frame (``nn/pitch.py``) lies beside the samples.
+Legend: T samples, W samples of a window, L frames of HOP samples; samples are int16 on disk, float32 in [-1, 1] in
+memory, pitches float32. Train comes first, then held out.
 """
 
 from __future__ import annotations
@@ -15,25 +17,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from intaglio.core.contracts import Context, Dataset, Item
 from intaglio.core.errors import UserError
 from intaglio.core.i18n import t
 from intaglio.media import Unreadable, audio
+from intaglio.nn import pitch
 from intaglio.nn.checkpoint import write_atomic
+from intaglio.nn.sound import HOP
 
 PEAK = 0.9
 SHORTEST_SECONDS = 0.05
 SILENT_PEAK = 1e-3  # -60 dB re full scale
 LEAST_SECONDS = 2.0
 FEW_SECONDS = 30.0
+TONES = "tones.f32"
 
 
 @dataclass(frozen=True)
 class Sounds:
-    """samples: int16, all sounds one after another. starts: int64, where each begins, and the end. train: how many."""
+    """samples: int16, all sounds one after another. tones_L2: octaves and strength of each frame.
+    starts: int64, where each begins, and the end. train: how many."""
 
     samples: np.ndarray[Any, Any]
+    tones_L2: np.ndarray[Any, Any]
     starts: np.ndarray[Any, Any]
     train: int
     rate_hz: int
@@ -46,6 +54,10 @@ class Sounds:
     def seconds(self, *, train: bool) -> float:
         ends = (0, self.train) if train else (self.train, len(self.starts) - 1)
         return float(self.starts[ends[1]] - self.starts[ends[0]]) / self.rate_hz
+
+    def length(self, number: int) -> int:
+        """Samples of sound ``number``."""
+        return int(self.starts[number + 1] - self.starts[number])
 
     def sound(self, number: int, most: int | None = None) -> audio.Samples:
         """Sound ``number``, at most its first ``most`` samples."""
@@ -66,6 +78,17 @@ class Sounds:
         first = int(self.starts[number]) + start
         cut = self.samples[first : min(first + size, int(self.starts[number + 1]))]
         return np.pad(np.asarray(cut, dtype=np.float32) / np.float32(32768), (0, size - len(cut)))
+
+    def tones(self, number: int, start: int, size: int) -> np.ndarray[Any, Any]:
+        """(2, size / HOP): pitch of ``window``, on straight lines between frames; after the end without strength."""
+        first, end = int(self.starts[number]) // HOP, int(self.starts[number + 1]) // HOP
+        place = start / HOP + np.arange(size // HOP)
+        left = np.minimum(first + np.floor(place).astype(np.int64), end - 1)
+        right = np.minimum(left + 1, end - 1)
+        share = (place - np.floor(place))[:, None].astype(np.float32)
+        found = self.tones_L2[left] * (1 - share) + self.tones_L2[right] * share
+        found[first + place >= end, 1::2] = 0.0
+        return np.ascontiguousarray(found.T, dtype=np.float32)
 
 
 def path_of(item: Item, ctx: Context) -> Path:
@@ -102,7 +125,7 @@ def choose_rate(data: Dataset, largest_hz: int, ctx: Context) -> int:
 
 
 def gather(data: Dataset, rate_hz: int, ctx: Context) -> Sounds:
-    """Decode all recordings into ``ctx.work``, or take up what an earlier call finished there.
+    """Decode all recordings into ``ctx.work`` and follow their pitch, or take up what an earlier call finished there.
 
     Left out and said: unreadable, silent and very short ones.
     Errors: UserError where less than two seconds are left to learn from, or the disk is too small.
@@ -112,6 +135,7 @@ def gather(data: Dataset, rate_hz: int, ctx: Context) -> Sounds:
     if not (note.exists() and raw.exists() and json.loads(note.read_text("utf-8")).get("rate_hz") == rate_hz):
         note.unlink(missing_ok=True)
         counts = _write(data, rate_hz, ctx, raw, table)
+        _follow(raw, np.fromfile(table, dtype=np.int64), rate_hz, ctx)
         write_atomic(note, json.dumps({"rate_hz": rate_hz, **counts}).encode())
     counts = json.loads(note.read_text("utf-8"))
     starts = np.fromfile(table, dtype=np.int64)
@@ -122,7 +146,19 @@ def gather(data: Dataset, rate_hz: int, ctx: Context) -> Sounds:
             where=f"[models.{ctx.step}]",
             fix=t("add recordings: from half a minute on it begins to work, a few minutes are better"),
         )
-    return Sounds(np.memmap(raw, dtype=np.int16, mode="r"), starts, counts["train"], rate_hz, counts["skipped"])
+    samples = np.memmap(raw, dtype=np.int16, mode="r")
+    tones = np.memmap(ctx.work / TONES, dtype=np.float32, mode="r").reshape(-1, 2)
+    return Sounds(samples, tones, starts, counts["train"], rate_hz, counts["skipped"])
+
+
+def _follow(raw: Path, starts: np.ndarray[Any, Any], rate_hz: int, ctx: Context) -> None:
+    samples = np.memmap(raw, dtype=np.int16, mode="r") if raw.stat().st_size else np.zeros(0, dtype=np.int16)
+    with (ctx.work / TONES).open("wb") as file:
+        for number, (start, end) in enumerate(itertools.pairwise(starts.tolist())):
+            x_T = torch.from_numpy(np.asarray(samples[start:end], dtype=np.float32) / np.float32(32768))
+            pitch.pitch(x_T, rate_hz, hop=HOP).T.contiguous().numpy().tofile(file)
+            if number % 32 == 31:
+                ctx.progress(number + 1, len(starts) - 1, pitches=number + 1)
 
 
 def _write(data: Dataset, rate_hz: int, ctx: Context, raw: Path, table: Path) -> dict[str, int]:
@@ -166,7 +202,8 @@ def _prepared(item: Item, rate_hz: int, ctx: Context) -> tuple[np.ndarray[Any, A
     peak = float(np.abs(samples).max())
     if peak < SILENT_PEAK:
         raise Unreadable(t("it is silent"))
-    return np.rint(samples * (PEAK / peak * 32767)).astype(np.int16), clipped
+    found = np.rint(samples * (PEAK / peak * 32767)).astype(np.int16)
+    return np.pad(found, (0, -len(found) % HOP)), clipped
 
 
 def _refuse_small_disk(folder: Path, need: int) -> None:

@@ -1,7 +1,9 @@
 """A trained sound model at work: new sounds from seeds, reconstructions, and its timbre given to any sound.
 
-New sounds: the codes of a whole window are one trajectory; its main directions (PCA) follow a Gaussian mixture, and a
-longer sound is several trajectories faded into each other. Sounds are made one at a time, in float32.
+New sounds: latents and pitch of a whole window are one trajectory; its main directions (PCA) follow a mixture of
+Gaussians, and a longer sound is several trajectories faded into each other. Where the training sounds keep to certain
+pitches (a scale), drawn pitches are moved to the nearest of them. Sounds are made one at a time, in float32.
+Legend: Z latents, D = Z + 2 numbers of a frame (the pitch and its strength come last), L frames.
 """
 
 from __future__ import annotations
@@ -14,66 +16,136 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+import torch.nn.functional as F
 from torch import Tensor
 
 from intaglio.core.contracts import Context, Item
 from intaglio.core.errors import UserError
 from intaglio.core.i18n import t
-from intaglio.media import Unreadable, audio, image
+from intaglio.media import Unreadable, audio
 from intaglio.models._checkpoint import read, reading
 from intaglio.models._density import Mixture
 from intaglio.models._sounds import PEAK, Sounds, path_of
+from intaglio.nn import pitch
 from intaglio.nn import sound as nets
 from intaglio.nn.checkpoint import write_atomic
 from intaglio.nn.device import machine
 from intaglio.nn.order import derive
 
 FILES = ("model.safetensors", "config.json")
-MOST_WINDOWS, MOST_DIRECTIONS = 2_048, 32
+MOST_WINDOWS, MOST_DIRECTIONS, MOST_KINDS = 2_048, 32, 16
+GRID = torch.linspace(-3.0, 4.0, 841)  # octaves above 220 Hz, 10 cents apart
 CHUNK_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
 class Codes:
-    """Trajectories of codes (D numbers each) as ``points`` (N, P) along ``directions`` (P, D) around ``mean`` (D,)."""
+    """Trajectories of codes (D L numbers each) as ``points`` (N, C) along ``directions`` (C, D L) around ``mean``.
+
+    moved: to which octave a drawn pitch is moved, for each of the steps of ``GRID``.
+    """
 
     points: Tensor
     mean: Tensor
     directions: Tensor
+    moved: Tensor
 
     def tensors(self) -> dict[str, Tensor]:
         """For a checkpoint; the points stay behind, so that it holds no recording's code."""
-        return {"codes.mean": self.mean.float(), "codes.directions": self.directions.float()}
+        return {f"codes.{name}": getattr(self, name).float() for name in ("mean", "directions", "moved")}
 
 
 def trajectories(model: nets.SoundNet, sounds: Sounds, windows: np.ndarray[Any, Any], size: int) -> Codes:
     """The codes of training windows that begin a sound or lie in a long one, and their main directions."""
     chosen = windows[:: -(-len(windows) // MOST_WINDOWS)]
-    found = []
+    found, pitches = [], []
     with torch.no_grad():
         for start in range(0, len(chosen), 16):
-            part = [sounds.window(int(number), int(place), size) for number, place in chosen[start : start + 16]]
-            loud = [samples for samples in part if float(np.abs(samples).max()) > 0.05]  # tails and rests say nothing
+            places = [
+                (n, at) for n, at in chosen[start : start + 16].tolist() if not at or at + size <= sounds.length(n)
+            ]
+            part = [(sounds.window(n, at, size), sounds.tones(n, at, size)) for n, at in places]
+            loud = [each for each in part if float(np.abs(each[0]).max()) > 0.05]  # tails and rests say nothing
             if loud:
-                x_BT = torch.from_numpy(np.stack(loud)).to(model.spread_M.device)
-                found.append(model.encode(x_BT)[0].flatten(1).double().cpu())
+                x_BT, tone = (torch.from_numpy(np.stack(each)) for each in zip(*loud, strict=True))
+                z = model.encode(x_BT.to(model.spread_N.device), tone.to(model.spread_N.device))[0].cpu()
+                found.append(torch.cat([z, tone], 1).flatten(1).double())
+                pitches.append(tone[:, 0][tone[:, 1] > 0])
     codes = torch.cat(found)
     mean = codes.mean(0)
     _, _, right = torch.linalg.svd(codes - mean, full_matrices=False)
     count = max(1, min(MOST_DIRECTIONS, len(codes) // 3, len(right)))
     directions = right[:count]
-    return Codes((codes - mean) @ directions.T, mean.float(), directions.float())
+    return Codes((codes - mean) @ directions.T, mean.float(), directions.float(), moves(torch.cat(pitches)))
+
+
+def density(points_NC: Tensor, *, seed: int) -> Mixture:
+    """Where trajectories lie: one Gaussian about the mean of each cluster, all of the same, pooled covariance.
+
+    A cluster for every eight trajectories, at most 16, by k-means (the best of eight beginnings). One Gaussian for all
+    would lie between the kinds of sounds, and a covariance for each would need many more sounds.
+    """
+    points = points_NC.double()
+    count = max(1, min(MOST_KINDS, len(points) // 8))
+    generator = torch.Generator().manual_seed(seed)
+    best, least = points.mean(0, keepdim=True), float("inf")
+    for _ in range(8 if count > 1 else 0):
+        means = points[torch.randperm(len(points), generator=generator)[:count]]
+        for _ in range(50):
+            nearest = torch.cdist(points, means).argmin(1)
+            member = F.one_hot(nearest, count).double()
+            means = torch.where(
+                member.any(0)[:, None], (member.T @ points) / member.sum(0)[:, None].clamp(min=1), means
+            )
+        spread = float((points - means[nearest]).square().sum())
+        if spread < least:
+            best, least = means, spread
+    nearest = torch.cdist(points, best).argmin(1)
+    weights = torch.bincount(nearest, minlength=len(best)).double() / len(points)
+    away = points - best[nearest]
+    pooled = away.T @ away / len(points)
+    shrunk = 0.9 * pooled + 0.1 * torch.diag(pooled.diagonal()) + 1e-6 * torch.eye(len(pooled), dtype=torch.float64)
+    return Mixture(weights, best, torch.linalg.cholesky(shrunk)[None].repeat(len(best), 1, 1))
+
+
+def moves(octaves_N: Tensor) -> Tensor:
+    """To which octave each step of ``GRID`` is moved, for pitches (N,) that were heard.
+
+    Up the hill of their density (kernel of 20 cents) to its top; all the way where four fifths of the pitches lie
+    within 25 cents of a top, as on a scale, and not at all where half do, as in glides, which lie near one by chance.
+    """
+    if not len(octaves_N):
+        return GRID.clone()
+    step = float(GRID[1] - GRID[0])
+    counts = torch.bincount(((octaves_N - GRID[0]) / step).round().long().clamp(0, len(GRID) - 1), minlength=len(GRID))
+    reach = torch.arange(-10, 11) * step
+    kernel = torch.exp(-0.5 * (reach / (20 / 1200)).square())
+    hill = F.conv1d(counts.double()[None, None], kernel.double()[None, None], padding=10)[0, 0]
+    best = F.pad(hill, (1, 1), value=-1.0).unfold(0, 3, 1).argmax(1) + torch.arange(len(GRID)) - 1
+    best = torch.where(hill > 0, best, torch.arange(len(GRID)))
+    for _ in range(10):  # 2^10 steps uphill: farther than the grid is long
+        best = best[best]
+    near = ((GRID[best] - GRID).abs() < 25 / 1200).double()
+    share = float((near * counts).sum() / counts.sum())
+    pull = min(1.0, max(0.0, (share - 0.5) / 0.3))
+    return GRID + pull * (GRID[best] - GRID)
+
+
+def network(shape: nets.SoundShape) -> nets.SoundNet:
+    """An untrained network of this shape."""
+    filters = torch.from_numpy(audio.mel_bands(shape.rate_hz, nets.HEARD, nets.HEARD_BANDS)).float()
+    return nets.SoundNet(shape, filters)
 
 
 def read_checkpoint(folder: Path, device: str) -> tuple[nets.SoundNet, Mixture, Codes, dict[str, Any]]:
     """Network, density, directions and ``config.json``. Errors: UserError where the folder holds no such checkpoint."""
     with reading(folder, "sound"):
         tensors, facts = read(folder, "sound", device)
-        model = nets.SoundNet(nets.SoundShape(**facts["shape"]))
+        model = network(nets.SoundShape(**facts["shape"]))
         own = {name: value for name, value in tensors.items() if not name.startswith(("prior.", "codes."))}
         model.load_state_dict(own)
-        codes = Codes(torch.empty(0), tensors["codes.mean"].cpu(), tensors["codes.directions"].cpu())
+        stored = [tensors[f"codes.{each}"].cpu() for each in ("mean", "directions", "moved")]
+        codes = Codes(torch.empty(0), *stored)
         prior = Mixture.of({name: value.cpu() for name, value in tensors.items() if name.startswith("prior.")})
     return model.to(device).eval(), prior, codes, facts
 
@@ -95,7 +167,7 @@ class Timbre:
         self, model: nets.SoundNet, prior: Mixture, codes: Codes, facts: Mapping[str, Any], *, threads: int
     ) -> None:
         self.model, self.prior, self.codes, self.facts, self.threads = model, prior, codes, facts, threads
-        self.device = str(model.spread_M.device)
+        self.device = str(model.spread_N.device)
         self.rate_hz, self.size = int(facts["rate_hz"]), int(facts["size"])
 
     # ------------------------------------------------------------------------------------------------------ new sounds
@@ -104,20 +176,24 @@ class Timbre:
         frames = self.size // nets.HOP
         wanted = frames if seconds is None else max(2, round(seconds * self.rate_hz / nets.HOP))
         generator = torch.Generator().manual_seed(seed)
-        z_ZL = self._trajectory(generator)
+        code_DL = self._trajectory(generator)
         overlap = frames // 4
         fade = torch.linspace(0, 1, overlap)
-        while z_ZL.shape[1] < wanted:
+        while code_DL.shape[1] < wanted:
             more = self._trajectory(generator)
-            middle = z_ZL[:, -overlap:] * (1 - fade) + more[:, :overlap] * fade
-            z_ZL = torch.cat([z_ZL[:, :-overlap], middle, more[:, overlap:]], 1)
-        samples = self._decode(z_ZL[None, :, :wanted], seed)
+            middle = code_DL[:, -overlap:] * (1 - fade) + more[:, :overlap] * fade
+            code_DL = torch.cat([code_DL[:, :-overlap], middle, more[:, overlap:]], 1)
+        z_ZL, tone_2L = code_DL[:, :wanted].split([self.model.shape.latents, 2])
+        smooth = F.pad(tone_2L[:1], (2, 2), mode="replicate")[0].unfold(0, 5, 1).median(1).values
+        place = ((smooth - GRID[0]) / (GRID[1] - GRID[0])).round().long().clamp(0, len(GRID) - 1)
+        tone_2L = torch.stack([smooth + (self.codes.moved - GRID)[place], tone_2L[1].clamp(0.0, 1.0)])
+        samples = self._decode(z_ZL[None], tone_2L[None], None, seed)
         peak = float(np.abs(samples).max())
         return samples * np.float32(PEAK / peak) if peak > PEAK else samples
 
     def _trajectory(self, generator: torch.Generator) -> Tensor:
         point = self.prior.draw(generator, temperature=float(self.facts["temperature"]))
-        return (self.codes.mean + point @ self.codes.directions).reshape(self.model.shape.latents, -1)
+        return (self.codes.mean + point @ self.codes.directions).reshape(-1, self.size // nets.HOP)
 
     def sample(self, seeds: Sequence[int], ctx: Context, *, seconds: float | None = None) -> Iterator[Item]:
         """One WAV a seed."""
@@ -149,28 +225,29 @@ class Timbre:
     def encode(self, items: Iterable[Item], ctx: Context) -> Iterator[Sequence[float]]:
         """The codes' mean and spread over time, 2 * latents numbers: small distances mean alike sounds."""
         for item in items:
+            x_1T = self._padded(self._read(item, ctx))
             with machine(device=self.device, threads=self.threads), torch.no_grad():
-                z_1ZL = self.model.encode(self._padded(self._read(item, ctx)))[0]
+                z_1ZL = self.model.encode(x_1T, self._tones(x_1T))[0]
             yield torch.cat([z_1ZL.mean(2)[0], z_1ZL.std(2, correction=0)[0]]).tolist()
 
     def revoice(self, samples: audio.Samples, seed: int) -> audio.Samples:
-        """Encoded and decoded, some 20 seconds at a time, faded into each other; as many samples as were given."""
+        """Encoded and decoded, some 20 seconds at a time without a seam; as many samples as were given."""
         peak = max(1e-6, float(np.abs(samples).max()))
         if peak <= 1e-5:
             return np.zeros_like(samples)
-        scaled = np.asarray(samples * (PEAK / peak), dtype=np.float32)
-        step = int(CHUNK_SECONDS * self.rate_hz) // nets.HOP * nets.HOP
-        lead = 32 * nets.HOP
-        made = np.zeros(len(samples), dtype=np.float32)
-        for start in range(0, len(samples), step):
-            first = max(0, start - lead)
-            part = scaled[first : start + step + lead]
-            with machine(device=self.device, threads=self.threads), torch.no_grad():
-                z_1ZL = self.model.encode(self._padded(part))[0]
-            out = self._decode(z_1ZL, derive(seed, start))[start - first :][: len(samples) - start]
-            whole = min(len(out), step)
-            made[start : start + whole] = out[:whole]
-        return made * np.float32(peak / PEAK)
+        x_1T = self._padded(np.asarray(samples * (PEAK / peak), dtype=np.float32))
+        frames, lead = x_1T.shape[1] // nets.HOP, 32
+        step = int(CHUNK_SECONDS * self.rate_hz) // nets.HOP
+        made = []
+        with machine(device=self.device, threads=self.threads), torch.no_grad():
+            tone = self._tones(x_1T)
+            turned = nets.cycles(tone, self.rate_hz)
+            for start in range(0, frames, step):
+                first, end = max(0, start - lead), min(frames, start + step + lead)
+                z_1ZL = self.model.encode(x_1T[:, first * nets.HOP : end * nets.HOP], tone[:, :, first:end])[0]
+                part = self._decode(z_1ZL, tone[:, :, first:end], turned[:, first:end], derive(seed, start))
+                made.append(part[(start - first) * nets.HOP :][: step * nets.HOP])
+        return np.concatenate(made)[: len(samples)] * np.float32(peak / PEAK)
 
     def speed(self, seconds: float = 4.0) -> dict[str, float]:
         """Wall seconds a second of sound takes, for timbre transfer and for new sounds; under 1 is faster than life."""
@@ -199,11 +276,14 @@ class Timbre:
         length = max(8, -(-len(samples) // nets.HOP)) * nets.HOP
         return torch.from_numpy(np.pad(samples, (0, length - len(samples))))[None].to(self.device)
 
-    def _decode(self, z_1ZL: Tensor, seed: int) -> audio.Samples:
+    def _tones(self, x_1T: Tensor) -> Tensor:
+        return pitch.pitch(x_1T[0].cpu(), self.rate_hz, hop=nets.HOP)[None].to(self.device)
+
+    def _decode(self, z_1ZL: Tensor, tone_12L: Tensor, cycles_1L: Tensor | None, seed: int) -> audio.Samples:
         generator = torch.Generator(device=self.device).manual_seed(seed)
         with machine(device=self.device, threads=self.threads), torch.no_grad():
-            made = self.model.decode(z_1ZL.to(self.device), generator)[0].cpu().numpy()
-        return np.nan_to_num(made).astype(np.float32)
+            made = self.model.decode(z_1ZL.to(self.device), tone_12L.to(self.device), generator, cycles_1L)
+        return np.nan_to_num(made[0].cpu().numpy()).astype(np.float32)
 
     def _item(self, samples: audio.Samples, name: str, facts: Mapping[str, Any], ctx: Context) -> Item:
         data = audio.dump_wav(samples, self.rate_hz)
@@ -220,39 +300,3 @@ def _as_loud(made: audio.Samples, lufs: float, rate_hz: int) -> audio.Samples:
         return made
     gain = min(10.0 ** ((lufs - now) / 20.0), 0.98 / max(1e-6, float(np.abs(made).max())))
     return np.asarray(made * np.float32(gain), dtype=np.float32)
-
-
-def figures(x_BT: Tensor, made_BT: Tensor, rate_hz: int, *, seed: int) -> dict[str, float]:
-    """Spectral distance and mean mel difference in dB of reconstructions, beside silence and shaped noise."""
-    filters = torch.from_numpy(audio.mel_bands(rate_hz, 1024, 64)).float().to(x_BT)
-    noise = _alike_noise(x_BT, seed)
-    found: dict[str, float] = {}
-    for name, other in (("", made_BT), ("silence_baseline_", torch.zeros_like(x_BT)), ("noise_baseline_", noise)):
-        mel = (nets.mel_db(x_BT, filters) - nets.mel_db(other, filters)).abs().mean()
-        found[f"{name}distance"] = round(float(nets.spectral_distance(x_BT, other).mean()), 4)
-        found[f"{name}mel_db"] = round(float(mel), 3)
-    found["clipped_share"] = round(audio.clipped_share(made_BT.cpu().numpy()), 6)
-    return found
-
-
-def _alike_noise(x_BT: Tensor, seed: int) -> Tensor:
-    """Noise with the mean spectrum of the sounds and the loudness of each."""
-    generator = torch.Generator().manual_seed(derive(seed, "alike"))
-    noise = torch.fft.rfft(torch.randn(x_BT.shape, generator=generator).to(x_BT))
-    shaped = torch.fft.irfft(noise * torch.fft.rfft(x_BT).abs().square().mean(0).sqrt(), x_BT.shape[1])
-    level = x_BT.square().mean(1, keepdim=True).sqrt() / shaped.square().mean(1, keepdim=True).sqrt()
-    return shaped * level
-
-
-def sheet(rows_BT: Sequence[Tensor], rate_hz: int, *, width_px: int = 160, height_px: int = 96) -> bytes:
-    """Spectrograms as PNG: one row a batch, the sounds side by side."""
-    lines = []
-    for batch in rows_BT:
-        pictures = [
-            image.load(audio.spectrogram(x.cpu().numpy(), rate_hz, width_px=width_px, height_px=height_px))
-            for x in batch
-        ]
-        gap = np.full((height_px, 4, 3), 255, dtype=np.uint8)
-        lines.append(np.concatenate([part for each in pictures for part in (np.asarray(each), gap)], 1)[:, :-4])
-        lines.append(np.full((4, lines[0].shape[1], 3), 255, dtype=np.uint8))
-    return image.dump(Image.fromarray(np.concatenate(lines[:-1])))

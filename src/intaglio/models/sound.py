@@ -1,9 +1,11 @@
 """Sound: learns a kind of recording as a code in time, makes new ones, and gives any sound the timbre it learned.
 
-Paper:   Caillon and Esling (2021), "RAVE", arXiv:2111.05011: an autoencoder of sub-bands trained on spectral distances,
-         then its decoder alone against a critic; Ghosh et al. (2020), arXiv:1903.12436 (drawing from a density fitted
-         to the codes afterwards, here of whole trajectories).
-Code:    written from the papers; differs in: noise is shaped by band, bands are scaled to their spread in the data.
+Paper:   Engel et al. (2020), "DDSP", arXiv:2001.04643: a decoder that sets the levels of oscillators at a given pitch
+         and of filtered noise; Caillon and Esling (2021), "RAVE", arXiv:2111.05011 (a variational code in time,
+         spectral distances, then the decoder alone against a critic); Ghosh et al. (2020), arXiv:1903.12436 (drawing
+         from a density fitted to the codes afterwards, here of whole trajectories).
+Code:    written from the papers; differs in: the pitch is found by autocorrelation, not by a network, and levels
+         come four times a latent frame; drawn pitches keep to the scale of the data.
 Licence: ours. Weights inherit the licence of the recordings they learned from.
 """
 
@@ -25,10 +27,10 @@ from intaglio.core.contracts import Context, Dataset, Estimate, Machine, Size
 from intaglio.core.errors import UserError
 from intaglio.core.i18n import t
 from intaglio.media import audio
-from intaglio.models import _density
 from intaglio.models._checkpoint import write
+from intaglio.models._hearing import figures, mel_frechet, sheet
 from intaglio.models._sounds import FEW_SECONDS, Sounds, choose_rate, gather
-from intaglio.models._timbre import Timbre, export_folder, figures, read_checkpoint, sheet, trajectories
+from intaglio.models._timbre import Timbre, density, export_folder, network, read_checkpoint, trajectories
 from intaglio.nn import sound as nets
 from intaglio.nn.checkpoint import write_atomic
 from intaglio.nn.device import machine
@@ -46,7 +48,7 @@ class Config(StepConfig):
     seconds:     length of the windows it learns from and of the new sounds; left out: the median length, 0.5 to 1.5.
     width:       channels of the networks. latents: numbers a frame of 256 samples becomes.
     beta:        weight of the KL term, which keeps the code smooth. steps: updates in all. batch: windows an update.
-    adversarial: share of the steps in which the decoder learns against a critic, at the end; 0 leaves it out.
+    adversarial: share of the steps in which the decoder learns against a critic, at the end; 0, as given: none.
     learning_rate: the peak. temperature: how far new sounds stray from the centre of what was learned.
     """
 
@@ -59,7 +61,7 @@ class Config(StepConfig):
     beta: float = Field(default=0.003, ge=0.0, le=10.0)
     steps: int | None = Field(default=None, ge=2)
     batch: int = Field(default=4, ge=1, le=256)
-    adversarial: float = Field(default=0.33, ge=0.0, le=0.8)
+    adversarial: float = Field(default=0.0, ge=0.0, le=0.8)
     learning_rate: float = Field(default=3e-3, gt=0.0, le=0.1)
     temperature: float = Field(default=0.8, ge=0.0, le=2.0)
 
@@ -102,16 +104,18 @@ class Component:
         """Seconds and bytes; the length of the windows is that of ``seconds``, else a second."""
         config, dial = self.config, DIALS[self.config.size]
         samples = config.batch * (config.seconds or 1.0) * (config.rate_hz or dial.rate_hz)
-        shape, steps = self._shape(), config.steps or dial.steps
+        shape, steps = self._shape(config.rate_hz or dial.rate_hz), config.steps or dial.steps
         work = 3.0 * samples * _work_per_sample(shape)
-        spectra = samples * 3.2e-7  # seconds, forward and back through five transforms: memory-bound, hardly threaded
+        spectra = samples * 4.2e-7  # seconds: six transforms forward and back, the harmonics' sines; hardly threaded
         each = work / (1e9 * max(1.0, machine.gflops * 0.35)) + spectra
-        seconds = 5.0 + steps * each * (1.0 + config.adversarial) + 0.02 * (size.items or 100)
-        return Estimate(seconds, int(450_000_000 + samples * (shape.width * 40 + 800)))
+        seconds = 5.0 + steps * each * (1.0 + config.adversarial) + 0.04 * (size.items or 100)
+        return Estimate(seconds, int(450_000_000 + samples * (shape.width * 40 + 1600)))
 
-    def _shape(self) -> nets.SoundShape:
+    def _shape(self, rate_hz: int) -> nets.SoundShape:
         config, dial = self.config, DIALS[self.config.size]
-        return nets.SoundShape(width=config.width or dial.width, latents=config.latents or dial.latents)
+        return nets.SoundShape(
+            rate_hz=rate_hz, width=config.width or dial.width, latents=config.latents or dial.latents
+        )
 
     def fit(self, data: Dataset, ctx: Context) -> Mapping[str, Any]:
         """Train on the recordings of ``data``; see ``contracts.Model.fit``.
@@ -137,11 +141,11 @@ class Component:
             return self._fit(sounds, ctx, device)
 
     def _fit(self, sounds: Sounds, ctx: Context, device: torch.device) -> dict[str, Any]:
-        config, shape = self.config, self._shape()
+        config, shape = self.config, self._shape(sounds.rate_hz)
         steps = config.steps or DIALS[config.size].steps
         late = round(steps * config.adversarial)
         torch.manual_seed(derive(ctx.seed, "init"))
-        model, critic = nets.SoundNet(shape).to(device), nets.Critic().to(device)
+        model, critic = network(shape).to(device), nets.Critic().to(device)
         lesson = Lesson(model, critic, sounds, config, ctx)
         lesson.scale()
         identity = {"shape": asdict(shape), "rate_hz": sounds.rate_hz, "seconds": lesson.size / sounds.rate_hz}
@@ -199,7 +203,7 @@ class Lesson:
 
     def __init__(self, model: nets.SoundNet, critic: nets.Critic, sounds: Sounds, config: Config, ctx: Context) -> None:
         self.model, self.critic, self.sounds, self.config, self.ctx = model, critic, sounds, config, ctx
-        self.device = model.spread_M.device
+        self.device = model.spread_N.device
         median = float(np.median(np.diff(sounds.starts[: sounds.train + 1]))) / sounds.rate_hz
         seconds = config.seconds or min(1.5, max(0.5, median))
         self.size = max(8, round(seconds * sounds.rate_hz / nets.HOP)) * nets.HOP
@@ -208,98 +212,117 @@ class Lesson:
         judged = range(sounds.train, len(sounds.starts) - 1) if sounds.heldout else range(sounds.train)
         chosen = list(judged[:: max(1, len(judged) // JUDGED)])[:JUDGED]
         self.judged_BT = self._tensor(np.stack([sounds.window(number, 0, self.size) for number in chosen]))
+        self.judged_tone = self._tensor(np.stack([sounds.tones(number, 0, self.size) for number in chosen]))
 
     def _tensor(self, samples: np.ndarray[Any, Any]) -> Tensor:
         return torch.from_numpy(samples).to(self.device)
 
     def scale(self) -> None:
-        """Tell the model how loud each band is, from some training windows."""
-        chosen = self.windows[:: max(1, len(self.windows) // 256)][:256]
-        bands = nets.split(
-            self._tensor(np.stack([self.sounds.window(int(number), int(place), self.size) for number, place in chosen]))
-        )
-        spread = bands.square().mean((0, 2)).sqrt()
-        self.model.spread_M.copy_(spread.clamp(min=float(spread.max()) * 1e-4))
+        """Tell the model how loud the bands of the noise are, from some training windows."""
+        chosen = self.windows[:: max(1, len(self.windows) // 256)][:256].tolist()
+        x_BT = self._tensor(np.stack([self.sounds.window(number, place, self.size) for number, place in chosen]))
+        window = torch.hann_window(nets.NOISE, device=self.device)
+        spectrum = torch.stft(x_BT, nets.NOISE, nets.FINE, window=window, pad_mode="constant", return_complex=True)
+        white = window.square().sum() / 3  # power of the noise that is shaped: uniform in [-1, 1]
+        spread = (spectrum.abs().square().mean((0, 2)) / white).sqrt()
+        self.model.spread_N.copy_(spread.clamp(min=float(spread.max()) * 1e-4))
 
-    def batch(self, step: int, generator: torch.Generator) -> Tensor:
-        """(B, T): windows in an order that is a pure function of the step, moved and turned over by chance."""
-        batch, found = self.config.batch, []
+    def batch(self, step: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """(B, T) and tones: windows in an order known from the step, moved and turned over by chance."""
+        batch, found, tones = self.config.batch, [], []
         chosen = rows(step, batch=batch, count=len(self.windows), seed=self.ctx.seed)
         chance = torch.rand(batch, 2, generator=generator, device=self.device).cpu().numpy()
         for (number, start), (shift, sign) in zip(self.windows[chosen], chance, strict=True):
-            length = int(self.sounds.starts[number + 1] - self.sounds.starts[number])
-            room = max(0, length - self.size)  # a long sound's windows move; a short one keeps its onset
+            room = max(
+                0, self.sounds.length(number) - self.size
+            )  # a long sound's windows move; a short one keeps its onset
             moved = min(room, max(0, int(start + (shift - 0.5) * self.size))) if room else 0
             found.append(self.sounds.window(int(number), moved, self.size) * (1 if sign < 0.5 else -1))
-        return self._tensor(np.stack(found).astype(np.float32))
+            tones.append(self.sounds.tones(int(number), moved, self.size))
+        return self._tensor(np.stack(found).astype(np.float32)), self._tensor(np.stack(tones))
 
     def reconstruction(self, step: int, generator: torch.Generator) -> Tensor:
         """Spectral distance and KL of the step's batch (RAVE, eq. 6)."""
-        x_BT = self.batch(step, generator)
-        mean, logvar = self.model.encode(x_BT)
+        x_BT, tone = self.batch(step, generator)
+        mean, logvar = self.model.encode(x_BT, tone)
         z = mean + torch.randn(mean.shape, generator=generator, device=self.device) * (0.5 * logvar).exp()
-        made = self.model.decode(z, generator)
+        made = self.model.decode(z, tone, generator)
         kl = kl_nats(mean.flatten(1), logvar.flatten(1)).mean() / mean[0].numel()
-        return nets.spectral_distance(x_BT, made).mean() + self.config.beta * kl
+        return nets.spectral_distance(x_BT, made, nets.LESSONS).mean() + self.config.beta * kl
 
     def adversarial(self, step: int, generator: torch.Generator) -> Tensor:
         """Both tasks at once: the decoder's, through a critic held still, and the critic's, on sounds held still."""
-        x_BT = self.batch(step, generator)
+        x_BT, tone = self.batch(step, generator)
         with torch.no_grad():
-            mean, logvar = self.model.encode(x_BT)
+            mean, logvar = self.model.encode(x_BT, tone)
             z = mean + torch.randn(mean.shape, generator=generator, device=self.device) * (0.5 * logvar).exp()
-        made = self.model.decode(z, generator)
+        made = self.model.decode(z, tone, generator)
         self.critic.requires_grad_(False)
         real_answers, real = self.critic(x_BT)
         answers, fake = self.critic(made)
         hinge = -torch.stack([each.mean() for each in answers]).mean()
-        task = nets.spectral_distance(x_BT, made).mean() + LIKENESS * nets.likeness_loss(real, fake) + HINGE * hinge
+        task = (
+            nets.spectral_distance(x_BT, made, nets.LESSONS).mean()
+            + LIKENESS * nets.likeness_loss(real, fake)
+            + HINGE * hinge
+        )
         self.critic.requires_grad_(True)
         real_answers, _ = self.critic(x_BT)
         fake_answers, _ = self.critic(made.detach())
         return task + nets.critic_loss(real_answers, fake_answers)
 
-    def rebuilt(self, x_BT: Tensor) -> Tensor:
+    def rebuilt(self, count: int | None = None) -> Tensor:
+        """The held-out windows, or the first ``count``, encoded and decoded, (B, T)."""
+        x_BT, tone = self.judged_BT[:count], self.judged_tone[:count]
         noise = torch.Generator(device=self.device).manual_seed(derive(self.ctx.seed, "noise"))
         with torch.no_grad():
-            return self.model.decode(self.model.encode(x_BT)[0], noise)
+            return self.model.decode(self.model.encode(x_BT, tone)[0], tone, noise)
 
     def evaluate(self) -> Tensor:
         """Spectral distance of each held-out window."""
-        return nets.spectral_distance(self.judged_BT, self.rebuilt(self.judged_BT))
+        return nets.spectral_distance(self.judged_BT, self.rebuilt())
 
     def preview(self, step: int) -> None:
         """Spectrograms of held-out windows above what the model makes of them."""
         x_BT = self.judged_BT[:4]
         phase = "b" if not next(self.model.down.parameters()).requires_grad else "a"
-        self.ctx.preview(f"{phase}-step-{step:05d}.png", sheet([x_BT, self.rebuilt(x_BT)], self.sounds.rate_hz))
+        self.ctx.preview(f"{phase}-step-{step:05d}.png", sheet([x_BT, self.rebuilt(4)], self.sounds.rate_hz))
 
     def close(self) -> dict[str, Any]:
         """Fit the density of codes, write the checkpoint and the sheets, and measure."""
         model, sounds, config, out = self.model.eval(), self.sounds, self.config, self.ctx.out
         codes = trajectories(model, sounds, self.windows, self.size)
-        prior = _density.fit(codes.points, heldout_MZ=None, seed=derive(self.ctx.seed, "density"))
+        prior = density(codes.points, seed=derive(self.ctx.seed, "density"))
         facts: dict[str, Any] = {"kind": "sound", "shape": asdict(model.shape), "rate_hz": sounds.rate_hz}
         facts |= {"size": self.size, "temperature": config.temperature}
         where = "heldout" if sounds.heldout else "train"
-        found = figures(self.judged_BT, self.rebuilt(self.judged_BT), sounds.rate_hz, seed=self.ctx.seed)
+        found = figures(self.judged_BT, self.rebuilt(), sounds.rate_hz, seed=self.ctx.seed)
         metrics: dict[str, Any] = {f"{where}_{name}": value for name, value in found.items()}
         metrics |= {"rate_hz": sounds.rate_hz, "latents": model.shape.latents, "skipped": sounds.skipped}
         metrics |= {"train_sounds": sounds.train, "heldout_sounds": sounds.heldout}
         metrics["train_sound_seconds"] = round(sounds.seconds(train=True), 1)
         metrics["parameters"] = sum(p.numel() for p in model.parameters())
+        made = Timbre(model, prior, codes, facts, threads=self.ctx.threads)
+        draws = [made.draw(derive(self.ctx.seed, "sheet", n)) for n in range(max(12, len(self.judged_BT)))]
+        metrics |= self.likeness(torch.from_numpy(np.stack(draws[: len(self.judged_BT)])))
         tensors = {**model.state_dict(), **codes.tensors(), **prior.tensors()}
         write(out, tensors, facts | {"metrics": metrics})  # without the times below: equal runs, equal bytes
-        made = Timbre(model, prior, codes, facts, threads=self.ctx.threads)
         metrics |= made.speed()
-        x_BT = self.judged_BT[:6]
-        write_atomic(out / "reconstructions.png", sheet([x_BT, self.rebuilt(x_BT)], sounds.rate_hz))
-        draws = [made.draw(derive(self.ctx.seed, "sheet", n)) for n in range(12)]
+        write_atomic(out / "reconstructions.png", sheet([self.judged_BT[:6], self.rebuilt(6)], sounds.rate_hz))
         rows_BT = [torch.from_numpy(np.stack(draws[n : n + 6])) for n in (0, 6)]
         write_atomic(out / "samples.png", sheet(rows_BT, sounds.rate_hz))
         for number, samples in enumerate(draws[:4]):
             write_atomic(out / f"sample-{number}.wav", audio.dump_wav(samples, sounds.rate_hz))
         return metrics
+
+    def likeness(self, drawn_BT: Tensor) -> dict[str, float]:
+        """Distance of the short pieces of new sounds, and of as many training sounds, to held-out ones."""
+        judged, count = self.judged_BT.cpu(), len(self.judged_BT)
+        chosen = range(0, self.sounds.train, max(1, self.sounds.train // count))[:count]
+        train = torch.from_numpy(np.stack([self.sounds.window(number, 0, self.size) for number in chosen]))
+        rate_hz = self.sounds.rate_hz
+        found = {"drawn": mel_frechet(judged, drawn_BT, rate_hz), "train": mel_frechet(judged, train, rate_hz)}
+        return {f"{name}_mel_frechet": round(value, 3) for name, value in found.items()}
 
 
 def _folder(path: Path) -> Path:
@@ -313,9 +336,11 @@ def _work_per_sample(shape: nets.SoundShape) -> float:
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.device("meta"):
-        model = nets.SoundNet(shape)
-        bands, z = torch.zeros(1, nets.BANDS, 1024), torch.zeros(1, shape.latents, 64)
+        model = network(shape)
+        frames = 64
+        heard = torch.zeros(1, nets.HEARD_BANDS * nets.HOP // nets.FINE + 2, frames)
+        z = torch.zeros(1, shape.latents + 2, frames)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.down(bands)
+        model.down(heard)
         model.up(z)
-    return counter.get_total_flops() / (1024 * nets.BANDS)
+    return counter.get_total_flops() / (frames * nets.HOP) + 6 * shape.harmonics

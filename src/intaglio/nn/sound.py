@@ -1,17 +1,16 @@
-"""Networks and distances for waveforms: a filter bank, an autoencoder of its bands, a critic, spectral losses.
+"""Networks and distances for waveforms: oscillators and shaped noise, an autoencoder of their levels, a critic, losses.
 
-Papers:  Caillon and Esling (2021), "RAVE", arXiv:2111.05011 (bands, noise branch, two phases, frozen encoder);
-         Nguyen (1994), "Near-perfect-reconstruction pseudo-QMF banks" (the bank; prototype: Kaiser window, its cutoff
-         searched as in Lin and Vaidyanathan (1998)); Yamamoto et al. (2020), arXiv:1910.11480, eq. 4-6 (spectral
-         convergence, log magnitude); Kumar et al. (2019), arXiv:1910.06711 (critics at several scales, hinge,
-         features).
+Papers:  Engel et al. (2020), "DDSP", arXiv:2001.04643 (harmonic oscillators at a given pitch, plus filtered noise);
+         Caillon and Esling (2021), "RAVE", arXiv:2111.05011 (a variational code in time; two phases, frozen encoder);
+         Yamamoto et al. (2020), arXiv:1910.11480, eq. 4-6 (spectral convergence, log magnitude); Kumar et al. (2019),
+         arXiv:1910.06711 (critics at several scales, hinge, features).
 Licence: ours, written from the papers.
-Shapes:  B batch, T samples, M bands, F frames of the bank (T / M), Z latents, L frames of latents.
+Shapes:  B batch, T samples, L frames of HOP samples, M frames of FINE samples, Z latents, K harmonics, N bands of the
+         noise; ``tone_B2L``: octaves above 220 Hz and strength of the pitch (``nn/pitch.py``).
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from dataclasses import dataclass
 
@@ -19,63 +18,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-BANDS = 16
-STRIDES = (4, 4)  # of the encoder behind the bank: one latent frame is BANDS * 16 = 256 samples
-HOP = BANDS * math.prod(STRIDES)
+from intaglio.nn.pitch import hertz
+
+HOP = 256  # samples of a latent frame
+FINE = 64  # samples between two levels of oscillators and noise
+HEARD, HEARD_BANDS = 512, 40  # window and mel bands of what the encoder hears
+NOISE = 256  # window of the noise: N = 129 bands
 SCALES = (2048, 1024, 512, 256, 128)
+LESSONS = (4096, *SCALES)  # what the network is taught by: with the longest window neighbouring tones count apart
 FLOOR = 1e-4  # magnitude (re a full-scale sine's peak of 1) below which nothing is heard, and nothing is compared
-
-
-# ------------------------------------------------------------------------------------------------------ the filter bank
-def prototype(bands: int = BANDS, *, taps_per_band: int = 8, beta: float = 7.0) -> Tensor:
-    """The low-pass (taps,), float64, whose cutoff makes the bank's overall response flattest (golden section)."""
-    taps = bands * taps_per_band + 1
-    place = torch.arange(taps, dtype=torch.float64) - (taps - 1) / 2
-    window = torch.kaiser_window(taps, periodic=False, beta=beta, dtype=torch.float64)
-
-    def filter_at(cutoff: float) -> Tensor:
-        return window * cutoff * torch.sinc(cutoff * place)
-
-    def unflatness(cutoff: float) -> float:
-        h = filter_at(cutoff)
-        own = F.conv1d(h[None, None], h[None, None], padding=taps - 1)[0, 0]
-        own = own / own[taps - 1]
-        return float(own[(taps - 1) % (2 * bands) :: 2 * bands].abs().sort(descending=True).values[1])
-
-    low, high, ratio = 0.5 / bands, 1.0 / bands, (math.sqrt(5) - 1) / 2
-    for _ in range(60):
-        left, right = high - ratio * (high - low), low + ratio * (high - low)
-        if unflatness(left) < unflatness(right):
-            high = right
-        else:
-            low = left
-    return filter_at((low + high) / 2)
-
-
-@functools.cache
-def _filters() -> Tensor:
-    """Filters (M, 1, taps), float32, of unit gain from splitting to joining."""
-    h = prototype()
-    k = torch.arange(BANDS, dtype=torch.float64)[:, None]
-    place = torch.arange(len(h), dtype=torch.float64) - (len(h) - 1) / 2
-    phase = (2 * k + 1) * math.pi / (2 * BANDS) * place + (1 - 2 * (k % 2)) * math.pi / 4
-    filters = h * torch.cos(phase)
-    return (filters * math.sqrt(BANDS / float(filters.square().sum()))).float()[:, None]
-
-
-def split(x_BT: Tensor) -> Tensor:
-    """Sound into bands, (B, M, T / M). T must be a multiple of M. Band k holds k to k + 1 times rate / (2 M) Hz."""
-    filters = _filters().to(x_BT)
-    pad = filters.shape[-1] // 2
-    return F.conv1d(F.pad(x_BT[:, None], (pad, pad)), filters, stride=BANDS)[..., : x_BT.shape[1] // BANDS]
-
-
-def join(bands_BMF: Tensor) -> Tensor:
-    """Bands back into sound, (B, T): what ``split`` took apart comes back but for about -60 dB."""
-    filters = _filters().to(bands_BMF)  # the adjoint: each filter turned round in time, as the theory wants it
-    pad = filters.shape[-1] // 2
-    whole = F.conv_transpose1d(bands_BMF, filters, stride=BANDS)[:, 0]
-    return whole[:, pad : pad + bands_BMF.shape[2] * BANDS]
+FADE = (0.42, 0.48)  # of the rate: between these an oscillator fades out; none comes near half the rate
 
 
 # ---------------------------------------------------------------------------------------------------------- distances
@@ -102,13 +54,60 @@ def mel_db(x_BT: Tensor, filters_NK: Tensor, *, floor_db: float = -80.0) -> Tens
     return 10.0 * torch.log10((filters_NK @ power).clamp(min=10.0 ** (floor_db / 10)))
 
 
+# --------------------------------------------------------------------------------------------------------- oscillators
+def cycles(tone_B2L: Tensor, rate_hz: int) -> Tensor:
+    """Turns up to the middle of each frame, (B, L), float64 in [0, 1): hertz are straight lines between frames."""
+    hz = hertz(tone_B2L[:, 0].double())
+    return F.pad(((hz[:, 1:] + hz[:, :-1]) * (HOP / 2 / rate_hz)).cumsum(1), (1, 0)) % 1.0
+
+
+def turns(tone_B2L: Tensor, cycles_BL: Tensor, rate_hz: int) -> Tensor:
+    """Turns at each sample, in [0, 1), float32 (B, T)."""
+    hz = F.pad(hertz(tone_B2L[:, :1].double()), (1, 1), mode="replicate")[:, 0]
+    n = torch.arange(HOP, device=hz.device, dtype=torch.float64) + 0.5 - HOP / 2
+    here = hz[:, 1:-1, None]
+    slope = torch.where(n < 0, here - hz[:, :-2, None], hz[:, 2:, None] - here)
+    found = cycles_BL[..., None] + here * n / rate_hz + slope * n.square() / (2 * HOP * rate_hz)
+    return (found % 1.0).flatten(1).float()
+
+
+def oscillate(levels_BKM: Tensor, turns_BT: Tensor, tone_B2L: Tensor, rate_hz: int) -> Tensor:
+    """The sum of the harmonics (B, T): their levels are straight lines between the middles of the fine frames.
+
+    What would come near half the rate is silent. Only the levels get gradients: pitches are given.
+    """
+    batch, count, frames = levels_BKM.shape
+    with torch.no_grad():
+        order = torch.arange(1, count + 1, device=levels_BKM.device, dtype=torch.float32)[:, None]
+        wave = (turns_BT.view(batch * frames, 1, FINE) * (2 * math.pi * order)).sin_()
+        hz = F.max_pool1d(hertz(tone_B2L[:, :1].float()), 3, 1, 1).repeat_interleave(HOP // FINE, 2)
+        heard = ((FADE[1] - hz * order / rate_hz) / (FADE[1] - FADE[0])).clamp(0.0, 1.0)
+        n = (torch.arange(FINE, device=wave.device) + 0.5) / FINE - 0.5
+        near_3F = torch.stack([(-n).clamp(min=0), 1 - n.abs(), n.clamp(min=0)])
+    around = F.pad(levels_BKM * heard, (1, 1), mode="replicate").unfold(2, 3, 1)  # (B, K, M, 3)
+    parts = around.permute(0, 2, 3, 1).flatten(0, 1) @ wave  # (B M, 3, FINE)
+    return (parts * near_3F).sum(1).view(batch, -1)
+
+
+def shaped_noise(levels_BNM: Tensor, generator: torch.Generator) -> Tensor:
+    """Noise (B, T) whose magnitude spectrum follows the levels: level 1 in all bands is white noise of spread 0.58."""
+    batch, _, frames = levels_BNM.shape
+    noise = torch.rand(batch, frames * FINE, generator=generator, device=levels_BNM.device) * 2 - 1
+    window = torch.hann_window(NOISE, device=noise.device)
+    spectrum = torch.stft(noise, NOISE, FINE, window=window, pad_mode="constant", return_complex=True)
+    levels = torch.cat([levels_BNM, levels_BNM[..., -1:]], 2)
+    return torch.istft(spectrum * levels, NOISE, FINE, window=window, length=frames * FINE)
+
+
 # ------------------------------------------------------------------------------------------------------------ networks
 @dataclass(frozen=True, kw_only=True)
 class SoundShape:
-    """width: channels behind the bank. latents: numbers a latent frame has. blocks: residual blocks a level."""
+    """width: half the channels. latents: numbers a latent frame has. blocks: residual blocks a level."""
 
+    rate_hz: int
     width: int
     latents: int
+    harmonics: int = 64
     blocks: int = 2
 
 
@@ -128,48 +127,76 @@ def _blocks(width: int, count: int) -> list[nn.Module]:
 
 
 class SoundNet(nn.Module):
-    """Encoder and decoder between bands and latents; ``spread_M`` is the bands' standard deviation in the data."""
+    """Encoder and decoder between sound and latents, told the pitch; ``spread_N`` is the data's mean noise spectrum.
 
-    spread_M: Tensor
+    filters_NK: the mel filters of what the encoder hears, float32 (HEARD_BANDS, HEARD / 2 + 1).
+    """
 
-    def __init__(self, shape: SoundShape) -> None:
+    spread_N: Tensor
+    filters: Tensor
+
+    def __init__(self, shape: SoundShape, filters_NK: Tensor) -> None:
         super().__init__()
         self.shape = shape
-        width = shape.width
-        down: list[nn.Module] = [nn.Conv1d(BANDS, width, 7, padding=3)]
-        up: list[nn.Module] = [nn.Conv1d(shape.latents, 2 * width, 3, padding=1)]
-        wide = width
-        for stride in STRIDES:
-            down += [
-                *_blocks(wide, shape.blocks),
-                nn.SiLU(),
-                nn.Conv1d(wide, 2 * width, 2 * stride, stride, stride // 2),
-            ]
-            wide = 2 * width
-        for place, stride in enumerate(STRIDES):
-            narrow = 2 * width if place + 1 < len(STRIDES) else width
-            up += [nn.SiLU(), nn.ConvTranspose1d(2 * width, narrow, 2 * stride, stride, stride // 2)]
-            up += _blocks(narrow, shape.blocks)
-        self.down = nn.Sequential(*down, *_blocks(wide, 1), nn.SiLU(), nn.Conv1d(wide, 2 * shape.latents, 1))
-        self.up = nn.Sequential(*up, nn.SiLU(), nn.Conv1d(width, 3 * BANDS, 7, padding=3))
-        self.register_buffer("spread_M", torch.ones(BANDS))
+        wide, fold = 2 * shape.width, HOP // FINE
+        self.down = nn.Sequential(
+            nn.Conv1d(HEARD_BANDS * fold + 2, wide, 1),
+            *_blocks(wide, shape.blocks),
+            nn.SiLU(),
+            nn.Conv1d(wide, 2 * shape.latents, 1),
+        )
+        bands = NOISE // 2 + 1
+        last = nn.Conv1d(wide, shape.harmonics + bands, 3, padding=1)
+        self.up = nn.Sequential(
+            nn.Conv1d(shape.latents + 2, wide, 3, padding=1),
+            *_blocks(wide, shape.blocks + 1),
+            nn.SiLU(),
+            nn.ConvTranspose1d(wide, wide, 2 * fold, fold, fold // 2),
+            *_blocks(wide, shape.blocks),
+            nn.SiLU(),
+            last,
+        )
+        nn.init.normal_(last.weight, std=0.01)
+        assert last.bias is not None
+        with torch.no_grad():  # natural logarithms of levels to begin with: partials fall with their number
+            order = torch.arange(1, shape.harmonics + 1).log()
+            last.bias.copy_(torch.cat([-3.0 - order, torch.full((bands,), -2.0)]))
+        self.register_buffer("spread_N", torch.ones(bands))
+        self.register_buffer("filters", filters_NK, persistent=False)
 
-    def encode(self, x_BT: Tensor) -> tuple[Tensor, Tensor]:
+    def heard(self, x_BT: Tensor) -> Tensor:
+        """Log-mel levels around -1 to 2, those of the fine frames of a latent frame side by side, (B, 160, L)."""
+        side = (HEARD - FINE) // 2
+        frames = F.pad(x_BT, (side, side)).unfold(1, HEARD, FINE)
+        window = torch.hann_window(HEARD, device=x_BT.device)
+        power = torch.view_as_real(torch.fft.rfft(frames * window)).square().sum(-1) * (2.0 / window.sum()).square()
+        level = torch.log10(power @ self.filters.T + 1e-8) / 2 + 2
+        return level.unflatten(1, (-1, HOP // FINE)).flatten(2).mT
+
+    def encode(self, x_BT: Tensor, tone_B2L: Tensor) -> tuple[Tensor, Tensor]:
         """Posterior mean and log-variance, (B, Z, L) each, of sound whose length is a multiple of HOP."""
-        mean, logvar = self.down(split(x_BT) / self.spread_M[:, None]).chunk(2, 1)
+        mean, logvar = self.down(torch.cat([self.heard(x_BT), tone_B2L], 1)).chunk(2, 1)
         return mean, logvar.clamp(-12.0, 4.0)
 
-    def decode(self, z_BZL: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Sound (B, T): bands with their loudness, and noise shaped by band and time (RAVE, section 3.2).
+    def decode(
+        self,
+        z_BZL: Tensor,
+        tone_B2L: Tensor,
+        generator: torch.Generator | None,
+        cycles_BL: Tensor | None = None,
+    ) -> Tensor:
+        """Sound (B, T): harmonics of the pitch, and noise shaped by band and time (DDSP, section 3).
 
-        generator: draws the noise; None leaves the noise branch out.
+        generator: draws the noise; None leaves the noise out. cycles_BL: turns of the pitch up to the middle of each
+        frame, so that parts of a long sound fit together; left out: they start here.
         """
-        wave, loud, hiss = self.up(z_BZL).chunk(3, 1)
-        bands = wave * loud.clamp(-8.0, 4.0).exp()
-        if generator is not None:
-            noise = torch.rand(hiss.shape, generator=generator, device=hiss.device, dtype=hiss.dtype) * 2 - 1
-            bands = bands + noise * (hiss - 2.0).clamp(-8.0, 4.0).exp()
-        return join(bands * self.spread_M[:, None])
+        levels = self.up(torch.cat([z_BZL, tone_B2L], 1)).clamp(-12.0, 2.0).exp()
+        tonal, hiss = levels.split([levels.shape[1] - len(self.spread_N), len(self.spread_N)], 1)
+        with torch.no_grad():
+            start = cycles(tone_B2L, self.shape.rate_hz) if cycles_BL is None else cycles_BL
+            at_BT = turns(tone_B2L, start, self.shape.rate_hz)
+        made = oscillate(tonal, at_BT, tone_B2L, self.shape.rate_hz)
+        return made if generator is None else made + shaped_noise(hiss * self.spread_N[:, None], generator)
 
 
 class Critic(nn.Module):
