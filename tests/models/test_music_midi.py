@@ -17,7 +17,7 @@ import pytest
 from intaglio.core import config
 from intaglio.core.contracts import Item
 from intaglio.core.errors import UserError
-from intaglio.media import _midi, _midi_events, music, sniff
+from intaglio.media import Unreadable, _midi, _midi_events, music, sniff
 from intaglio.media._midi import DRUMS, Bar, Performance, Sounding
 from intaglio.models import _events, _performer
 from intaglio.models import music as model
@@ -259,6 +259,17 @@ def test_nothing_to_learn_from_is_refused_with_what_to_do(tmp_path: Path) -> Non
         component().fit(ItemList(tunes()), ctx)
     assert ".mid" in str(caught.value.fix) and '"abc"' in str(caught.value.fix)
     assert "[models.step]" in str(caught.value.where)
+
+
+def test_drums_alone_are_a_performance_and_no_tune(tmp_path: Path) -> None:
+    ctx = RunContext(tmp_path)
+    notes = tuple(Sounding(12 * n, DRUMS, 36 + 6 * (n % 2), 3, 91) for n in range(8))
+    data = _midi.write(Performance(notes, (Bar(), Bar()), "loop"))
+    assert music.read_midi(data).notes == ()
+    item = midi_item(ctx, data, "loop.mid")
+    assert MIDI.read(item, ctx).count("PitchDrum") == 8
+    with pytest.raises(Unreadable, match="only drums"):
+        ABC.read(item, ctx)
 
 
 def test_beats_stay_fractions_of_twelve() -> None:

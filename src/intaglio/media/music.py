@@ -137,9 +137,9 @@ def tempo_of(tune: Tune) -> float:
 
 # ---------------------------------------------------------------------------------------------------------------- MIDI
 def read_midi(data: bytes) -> Piece:
-    """The notes of a standard MIDI file; drums (channel 10) are left out.
+    """The notes of a standard MIDI file; drums (channel 10) are left out, so a file of drums alone has none.
 
-    Errors: Unreadable for a file that is damaged, too large, or holds no note.
+    Errors: Unreadable for a file that is damaged, too large, or holds neither note nor drum.
     """
     if len(data) > MAX_BYTES:
         raise Unreadable(t("larger than {limit} MB", limit=MAX_BYTES >> 20))
@@ -150,10 +150,11 @@ def read_midi(data: bytes) -> Piece:
             raise Unreadable(t("its times are in seconds, not in beats"))
         read = [list(_track(track, number, file.ticks_per_beat)) for number, track in enumerate(file.tracks)]
         facts = [message for track in file.tracks for message in track if message.is_meta]
+        drums = any(each.type == "note_on" and each.channel == 9 for track in file.tracks for each in track)
     except (EOFError, OSError, ValueError, KeyError, IndexError, TypeError, mido.KeySignatureError) as error:
         raise Unreadable(t("the MIDI file is damaged ({error})", error=str(error)[:80])) from None
     notes = sorted((note for track in read for note in track), key=lambda n: (n.onset, n.track, n.pitch))
-    if not notes:
+    if not notes and not drums:
         raise Unreadable(t("there is no note in it"))
     return _told(tuple(notes), facts)
 

@@ -149,7 +149,10 @@ def _tune_of(item: Item, ctx: Context) -> music.Tune:
         return music.parse(text)
     for file in item.files:
         if file.mime == "audio/midi":
-            return music.tune_of(music.read_midi(ctx.path(file).read_bytes()))
+            piece = music.read_midi(ctx.path(file).read_bytes())
+            if not piece.notes:
+                raise Unreadable(t("there are only drums in it"))
+            return music.tune_of(piece)
     raise Unreadable(t("a recording, not a MIDI file"))
 
 
