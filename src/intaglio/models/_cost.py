@@ -8,12 +8,16 @@ what share of the measured speed it reaches and what a step costs by itself, fit
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
+import torch
 from torch import nn
 
-from intaglio.core.contracts import Machine
+from intaglio.core.contracts import Context, Estimate, Machine
+from intaglio.core.i18n import t
 from intaglio.models._feed import ALL, LOOKED_AT
+from intaglio.nn.compiling import Loss, Step, step_of
+from intaglio.nn.device import cpu_multiplies_bf16
 
 REACHED = 0.85
 PER_PIXEL, PER_STEP = 0.13e-6, 2.0e-3  # seconds on the CPU, of one thread
@@ -28,6 +32,21 @@ def steps_seconds(machine: Machine, *, flops: float, steps: float, reached: floa
     each by itself, whatever its size, on a CPU."""
     rate = reached * 1e9 * max(machine.gflops, machine.bf16_gflops, 1e-3)
     return steps * (flops / rate + (per_step if machine.device == "cpu" else PER_STEP_GPU))
+
+
+def nominal(device: str, threads: int) -> Machine:
+    """A usual machine of this kind, for decisions that must come out alike whenever a training is taken up."""
+    if torch.device(device).type != "cpu":
+        return Machine(device, threads, 20_000.0, 100_000.0, 0)
+    return Machine(device, threads, 100.0 * threads, (400.0 if cpu_multiplies_bf16() else 100.0) * threads, 0)
+
+
+def compiled_step(
+    loss: Loss, modules: Sequence[nn.Module], *, expected: Callable[[Machine], Estimate], ctx: Context
+) -> Step:
+    """``loss`` with these of its modules compiled where the estimate says that it pays; see ``nn/compiling.py``."""
+    seconds = expected(nominal(ctx.device, ctx.threads)).seconds
+    return step_of(loss, modules, seconds=seconds, device=ctx.device, warn=ctx.warn, say=t)
 
 
 def muon_flops(matrices: Iterable[nn.Parameter]) -> float:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,7 +28,7 @@ from intaglio.core.i18n import t
 from intaglio.media import image as images
 from intaglio.models import _conditions
 from intaglio.models import _flow as fn
-from intaglio.models._cost import START, muon_flops, steps_seconds
+from intaglio.models._cost import START, compiled_step, muon_flops, steps_seconds
 from intaglio.models._flow_figures import DRAWN, LEAST, figures
 from intaglio.models._flow_prints import Flow, export_folder
 from intaglio.models._pictures import Form, Shard, choose_side, gather, probe
@@ -234,18 +235,24 @@ class Component:
             cooldown=0.6,
             previews=2 if session.shortcuts else 5,
         )
-        return train(
+        own = self.config.model_copy(update={"size_px": session.lessons.shard.form.size_px})
+        size = Size(items=session.lessons.train)
+        step = compiled_step(session.loss, [model], expected=partial(Component(own).estimate, size), ctx=ctx)
+        identity = {"shape": asdict(model.shape), "flip": config.flip, "shortcuts": session.shortcuts, "rate": rate}
+        found = train(
             model,
-            session.loss,
+            step.loss,
             optimizers=optimizers(model, rate=rate * share),
             plan=plan,
             work=work,
             report=ctx,
             evaluate=session.evaluate if session.lessons.heldout else None,
             preview=session.preview,
-            identity={"shape": asdict(model.shape), "flip": config.flip, "shortcuts": session.shortcuts, "rate": rate},
+            identity={**identity, **step.facts},
             say=t,
         )
+        session.facts |= step.facts
+        return found
 
     # --------------------------------------------------------------------------------------------- after the training
     def load(self, folder: Path, *, device: str, threads: int) -> Flow:
@@ -270,6 +277,7 @@ class Session:
     ) -> None:
         self.model, self.lessons, self.told, self.config, self.ctx = model, lessons, told, config, ctx
         self.shortcuts = False
+        self.facts: dict[str, Any] = {}  # how it was trained: "compiled"
         self.share = parallel.Share(config.batch, seed=ctx.seed)
         self._block: tuple[int, np.ndarray[Any, Any]] = (-1, np.empty(0))
         self.looked_at = lessons.heldout_rows(LOOKED_AT)
@@ -368,6 +376,7 @@ class Session:
         metrics |= {"heldout_pictures": lessons.heldout, "skipped": lessons.shard.skipped}
         metrics |= {"parameters": sum(p.numel() for p in self.model.parameters()), "sampler": config.sampler}
         metrics["sampling_steps"] = prints.steps
+        metrics |= self.facts
         facts = {**prints.facts, "flip": config.flip, "metrics": metrics}
         fn.write_checkpoint(out, self.model, facts, lessons.codes)
         write_atomic(out / "samples.png", self.sheet(prints, 48))

@@ -29,7 +29,7 @@ from intaglio.media import image as images
 from intaglio.models import _adversary as game
 from intaglio.models import _conditions
 from intaglio.models._checkpoint import write
-from intaglio.models._cost import START, steps_seconds
+from intaglio.models._cost import START, compiled_step, steps_seconds
 from intaglio.models._draws import Draws, export_folder, picture, read_checkpoint
 from intaglio.models._pictures import Form, Shard, choose_side, gather, probe
 from intaglio.nn import features, measures, parallel
@@ -197,9 +197,12 @@ class Component:
             clip=0.0,  # the players' gradients have nothing to do with each other's size
         )
         rate = config.learning_rate or 2e-3
+        own = config.model_copy(update={"size_px": shard.form.size_px})
+        expected = functools.partial(Component(own).estimate, Size(items=shard.train))
+        step = compiled_step(session.loss, [model.generator, model.critic], expected=expected, ctx=ctx)
         found = train(
             model,
-            session.loss,
+            step.loss,
             optimizers=[adamw(model.parameters(), lr=rate, betas=(0.0, 0.99))],
             plan=plan,
             work=ctx.work,
@@ -213,10 +216,11 @@ class Component:
                 "augment": config.augment,
                 "condition": config.condition,
                 "rate": rate,
+                **step.facts,
             },
             say=t,
         )
-        metrics = session.close()
+        metrics = {**session.close(), **step.facts}
         metrics |= {"steps": found.steps, "best_step": found.best_step, "train_seconds": round(found.seconds, 1)}
         metrics |= {
             "images_per_second": round(found.steps * session.batch / max(found.seconds, 1e-9), 1),

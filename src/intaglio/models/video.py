@@ -28,7 +28,7 @@ from intaglio.core.i18n import t
 from intaglio.media import image as images
 from intaglio.media import video as films_
 from intaglio.models import _video as fn
-from intaglio.models._cost import START, muon_flops, steps_seconds
+from intaglio.models._cost import START, compiled_step, muon_flops, steps_seconds
 from intaglio.models._pictures import Form, choose_side
 from intaglio.models._prints import Prints
 from intaglio.models._prints import read_checkpoint as read_vae
@@ -189,19 +189,23 @@ class Component:
             cooldown=0.6,
         )
         films = lessons.films
+        frames = len(films.frames)
+        expected = functools.partial(self._estimate, films.form.size_px, films.form.channels, frames)
+        step = compiled_step(session.loss, [model], expected=expected, ctx=ctx)
+        identity = {"shape": asdict(model.shape), "cut": asdict(films.cut), "flip": config.flip, "rate": rate}
         found = train(
             model,
-            session.loss,
+            step.loss,
             optimizers=optimizers(model, rate=rate),
             plan=plan,
             work=ctx.work,
             report=ctx,
             evaluate=session.evaluate if films.heldout else None,
             preview=session.preview,
-            identity={"shape": asdict(model.shape), "cut": asdict(films.cut), "flip": config.flip, "rate": rate},
+            identity={**identity, **step.facts},
             say=t,
         )
-        metrics = session.close()
+        metrics = {**session.close(), **step.facts}
         metrics |= {"steps": steps, "best_step": found.best_step, "train_seconds": round(found.seconds, 1)}
         metrics |= {"clips_per_second": round(steps * config.batch / max(found.seconds, 1e-9), 1), "curve": found.curve}
         write_atomic(ctx.out / "curve.csv", found.csv())
