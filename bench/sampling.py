@@ -1,6 +1,6 @@
 """Tokens a second of writing, batch 1 and 32, against transformers' `generate` and llama.cpp, on the same weights.
 
-Usage: python bench/sampling.py [--tokens 128] [--rounds 5] [--quick] [--llama-python PYTHON]
+Usage: python bench/sampling.py [--tokens 128] [--rounds 5] [--quick] [--resume FILE] [--llama-python PYTHON]
 The weights are random: 17 M parameters in Qwen3's layout (8 layers of width 384, 6 heads, 8,192 tokens, context 512),
 exported once by `models/gpt`'s own code; every side loads that export in float32 (llama.cpp: its GGUF) and also in the
 16-bit format it is fastest with. Each process writes greedily after one token, never stopping, with a key-value cache;
@@ -212,13 +212,17 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     half_gguf(options.folder, other)
     rates: dict[str, dict[str, list[float]]] = {side: {str(b): [] for b in BATCHES} for side in SIDES}
     greedy: dict[str, list[int]] = {}
-    for _ in range(options.rounds):
+    if options.resume and options.resume.exists():
+        rates, greedy = json.loads(options.resume.read_text())
+    for _ in range(len(rates["ours"]["1"]), options.rounds):
         for batch in BATCHES:
             for side in SIDES:
                 found = turn(side, batch, options, other if side.startswith("llama") else sys.executable)
                 rates[side][str(batch)].append(found["rate"])
                 greedy.setdefault(side, found["tokens"])
         print(json.dumps({s: {b: round(v[-1]) for b, v in r.items()} for s, r in rates.items()}), file=sys.stderr)
+        if options.resume:
+            options.resume.write_text(json.dumps([rates, greedy]))
     middle = {s: {b: statistics.median(v) for b, v in r.items()} for s, r in rates.items()}
     best = {
         name: {b: max(middle[name][b], middle[f"{name}-16"][b]) for b in middle[name]}
@@ -241,6 +245,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--resume", type=Path, default=None, help="keep rounds here and go on from those kept")
     parser.add_argument("--quick", action="store_true", help="one round of 32 tokens; writes no file")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--llama-python", default="", help="an interpreter that has llama-cpp-python already")
