@@ -1,6 +1,6 @@
 """Wall time of `gpt` to the held-out loss that nanoGPT reaches with its own CPU configuration, on the same text.
 
-Usage: python bench/gpt.py [--nanogpt CHECKOUT] [--text input.txt] [--steps 128] [--seeds 3] [--rounds 1] [--quick]
+Usage: python bench/gpt.py [--nanogpt CHECKOUT] [--text input.txt] [--steps 128] [--seeds 3] [--rounds 2] [--quick]
 Without the first two, nanoGPT and the text of its example (tinyshakespeare) are fetched from GitHub into the user's
 cache folder; where that cannot be reached the bench says so and ends.
 nanoGPT runs its `config/train_shakespeare_char.py` with the CPU flags of its README (2,000 updates of 12 x 64
@@ -12,8 +12,8 @@ characters, side by side, of the last tenth, in float32, computed by one functio
 is read without unpickling objects.
 `share_of_bf16_rate`: operations a second of whole updates (forward, backward, optimizer), counted as in PaLM's appendix
 B (Chowdhery et al., 2022: 6 a weight and token, 12 x layers x width x length a token for attention), as a share of what
-square bfloat16 products of side 2,048 reach in the same process, round by round; of the bench's own model and of size
-`small` with its usual 4,096 tokens and 256 of context.
+square bfloat16 products of side 2,048 reach in the same process, round by round; of the bench's own model and of the
+sizes `small` and `base` with their usual tokens an update and context.
 Prints one JSON line and writes bench/results/gpt_<machine>_<YYYYMM>.json.
 """
 
@@ -21,11 +21,9 @@ from __future__ import annotations
 
 import argparse
 import collections
-import datetime
 import json
 import math
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -37,7 +35,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(Path(__file__).parent))
+import _common as common
+
 NANOGPT = "https://github.com/karpathy/nanoGPT"
 TEXT = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 CONTEXT = 64
@@ -87,8 +87,7 @@ class Quiet:
 
 def fetched() -> tuple[Path, Path]:
     """A checkout of nanoGPT and its text, in the user's cache folder. Errors: OSError where they cannot be fetched."""
-    home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "intaglio-bench"
-    home.mkdir(parents=True, exist_ok=True)
+    home = common.cache()
     checkout, text = home / "nanoGPT", home / "tinyshakespeare.txt"
     if not (checkout / "train.py").is_file():
         subprocess.run(["git", "clone", "--quiet", "--depth", "1", NANOGPT, str(checkout)], check=True)
@@ -125,8 +124,10 @@ def run_rates(options: argparse.Namespace) -> None:
         for name, vocabulary, config in (
             (f"tiny, context {CONTEXT}", 321, Config(data=("text",), size="tiny", context=CONTEXT)),
             ("small", 4_096, Config(data=("text",), size="small")),
+            ("base", 8_192, Config(data=("text",), size="base")),  # seconds an update: fewer rounds
         ):
-            rows[name] = share_of_rate(decide(config, vocab=vocabulary, tokens=4_000_000, documents=1_000), ROUNDS)
+            rounds = 3 if name == "base" else ROUNDS
+            rows[name] = share_of_rate(decide(config, vocab=vocabulary, tokens=4_000_000, documents=1_000), rounds)
     print(json.dumps(rows))
 
 
@@ -163,10 +164,7 @@ def share_of_rate(run: Any, rounds: int) -> dict[str, Any]:
             reached = per_token * run.tokens_per_step * count / seconds / 1e9
             for name, value in zip(found, (reached / rate, reached, rate), strict=True):
                 found[name].append(value)
-    spread = {
-        name: {"median": round(statistics.median(each), 3), "least": round(min(each), 3), "most": round(max(each), 3)}
-        for name, each in found.items()
-    }
+    spread = {name: common.spread(each, 3) for name, each in found.items()}
     return {**spread, "rounds": rounds, "parameters": shape.parameters(), "tokens_per_step": run.tokens_per_step}
 
 
@@ -179,7 +177,7 @@ def time_rates(options: argparse.Namespace) -> dict[str, Any]:
 def surrounded(threads: int) -> dict[str, str]:
     # On all sides idle threads spin a moment only, as in the runner's workers: a neighbor would cost tenfold.
     waiting = {"OMP_NUM_THREADS": str(threads), "GOMP_SPINCOUNT": "1000"}
-    return {**os.environ, **waiting, "PYTHONPATH": str(ROOT / "src")}
+    return {**os.environ, **waiting, "PYTHONPATH": str(common.ROOT / "src")}
 
 
 def timed(command: Sequence[str], *, threads: int, cwd: Path | None = None) -> float:
@@ -287,46 +285,16 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def surroundings(options: argparse.Namespace) -> dict[str, Any]:
-    import torch
-
-    def commit(folder: Path) -> str:
-        found = subprocess.run(["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True)
-        return found.stdout.strip() if found.returncode == 0 else "unknown"
-
-    return {
-        "command": f"python bench/gpt.py --nanogpt CHECKOUT --text input.txt --steps {options.steps} "
-        f"--seeds {options.seeds} --rounds {options.rounds}",
-        "commit": commit(ROOT),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "device": f"cpu, {options.threads} threads, {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
-        "config": {"ours": {"size": "tiny", "context": CONTEXT, "steps": options.steps}, "nanogpt": " ".join(FLAGS)},
-        "unit": {"seconds": "wall, whole process", "heldout_nats": "nats a character, less is better"},
-    }
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = common.parser(__doc__, steps=128, seeds=3, rounds=2, text="")
     parser.add_argument("--nanogpt", type=Path, help="a checkout of karpathy/nanoGPT")
-    parser.add_argument("--text", default="", help="the text both learn from, such as tinyshakespeare's input.txt")
-    parser.add_argument("--steps", type=int, default=128, help="updates of ours")
-    parser.add_argument("--seeds", type=int, default=3, help="runs of ours")
-    parser.add_argument("--rounds", type=int, default=1, help="runs of nanoGPT")
-    parser.add_argument("--quick", action="store_true", help="one seed of ours; writes no file")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--machine", default=f"{platform.machine()}-{os.cpu_count()}core")
-    for name in ("--side", "--folder"):
-        parser.add_argument(name, default="", help=argparse.SUPPRESS)
-    parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
+    common.hidden(parser, "side", "folder", seed=0)
     options = parser.parse_args()
-    if options.side == "ours":
-        run_ours(options)
-        return
-    if options.side == "rates":
-        run_rates(options)
+    if options.side:
+        {"ours": run_ours, "rates": run_rates}[options.side](options)
         return
     if options.quick:
-        options.seeds = 1
+        options.seeds = options.rounds = 1
     if options.nanogpt is None or not options.text:
         try:
             checkout, text = fetched()
@@ -336,13 +304,20 @@ def main() -> None:
         options.nanogpt, options.text = options.nanogpt or checkout, options.text or str(text)
     if not (options.nanogpt / "train.py").is_file():
         parser.error("--nanogpt must be a checkout of karpathy/nanoGPT (its folder holds train.py)")
-    result = {**surroundings(options), **compare(options)}
-    folder = Path(__file__).parent / "results"
-    folder.mkdir(exist_ok=True)
-    month = datetime.date.today().strftime("%Y%m")
-    if not options.quick:
-        (folder / f"gpt_{options.machine}_{month}.json").write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result))
+    result = {
+        **common.surroundings(options, ("steps", "seeds", "rounds"), nanogpt=common.commit(options.nanogpt)),
+        "config": {"ours": {"size": "tiny", "context": CONTEXT, "steps": options.steps}, "nanogpt": " ".join(FLAGS)},
+        "unit": {"seconds": "wall, whole process", "heldout_nats": "nats a character, less is better"},
+        "share_of_bf16_rate": time_rates(options),
+        **compare(options),
+    }
+    work = f"GPT: wall time to {result['target_nats']:.3f} nats a character, whole process"
+    rows = [common.row(work, "nanoGPT, its CPU configuration", result["ratio"] if result["reached"] else None, 8.0)]
+    for name, found in result["share_of_bf16_rate"].items():
+        got = {key: 100 * value for key, value in found["share_of_bf16_rate"].items()}
+        about = f"GPT training, {name} ({found['parameters'] / 1e6:.1f} M weights): arithmetic"
+        rows.append(common.row(about, "square bfloat16 products here", got, 50.0, "%"))
+    common.keep(result, options, rows=rows)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Tokens a second of writing, batch 1 and 32, against transformers' `generate` and llama.cpp, on the same weights.
 
-Usage: python bench/sampling.py [--tokens 128] [--rounds 5] [--quick] [--resume FILE] [--llama-python PYTHON]
+Usage: python bench/sampling.py [--tokens 128] [--rounds 3] [--quick] [--resume FILE] [--llama-python PYTHON]
 The weights are random: 17 M parameters in Qwen3's layout (8 layers of width 384, 6 heads, 8,192 tokens, context 512),
 exported once by `models/gpt`'s own code; every side loads that export in float32 (llama.cpp: its GGUF) and also in the
 16-bit format it is fastest with. Each process writes greedily after one token, never stopping, with a key-value cache;
@@ -13,49 +13,36 @@ Prints one JSON line and writes bench/results/sampling_<machine>_<YYYYMM>.json.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(Path(__file__).parent))
+import _common as common
+
 LLAMA = "llama-cpp-python==0.3.36"
 BATCHES = (1, 32)
 SIDES = ("ours", "ours-16", "transformers", "transformers-16", "llama.cpp", "llama.cpp-16")
 FIRST = 5  # the token all start from
-
-
-def cache() -> Path:
-    home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "intaglio-bench"
-    home.mkdir(parents=True, exist_ok=True)
-    return home
+PEERS = {"transformers": ("transformers generate, cached", 3.0), "llama.cpp": ("llama.cpp", 1.0)}  # at least so often
 
 
 def llama_python() -> str:
-    """The interpreter of an environment that holds llama-cpp-python; made on first use."""
-    home = cache() / LLAMA.replace("==", "-")
-    python = home / "bin" / "python"
-    if not (home / "ready").exists():
-        print(f"making an environment for {LLAMA}: it is compiled, some ten minutes", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(home)], check=True)
-        quiet = [str(python), "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
-        subprocess.run([*quiet, "--find-links", str(cache() / "wheels"), LLAMA], check=True)
-        (home / "ready").touch()
-    return str(python)
+    """The interpreter of an environment that holds llama-cpp-python, compiled on first use where no wheel is found."""
+    return common.peer_python(LLAMA, ("--find-links", str(common.cache() / "wheels"), LLAMA))
 
 
 def export(folder: Path) -> None:
     """Random weights of a real size, as `intaglio export` lays them out: safetensors, tokenizer and model.gguf."""
-    sys.path.insert(0, str(ROOT / "src"))
+    sys.path.insert(0, str(common.ROOT / "src"))
     import torch
 
     from intaglio.models._gguf import write_gguf
@@ -168,7 +155,7 @@ def work(options: argparse.Namespace) -> None:
     if name == "llama.cpp":
         run = llama(folder, "model-f16.gguf" if half else "model.gguf", options.threads)
     else:
-        sys.path.insert(0, str(ROOT / "src"))
+        sys.path.insert(0, str(common.ROOT / "src"))
         import torch
 
         torch.set_num_threads(options.threads)
@@ -199,14 +186,6 @@ def turn(side: str, batch: int, options: argparse.Namespace, python: str) -> dic
     return json.loads(found.stdout.splitlines()[-1])
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
-    return {
-        "median": round(statistics.median(values), 1),
-        "least": round(min(values), 1),
-        "most": round(max(values), 1),
-    }
-
-
 def compare(options: argparse.Namespace) -> dict[str, Any]:
     other = options.llama_python or llama_python()
     half_gguf(options.folder, other)
@@ -228,55 +207,40 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
         name: {b: max(middle[name][b], middle[f"{name}-16"][b]) for b in middle[name]}
         for name in ("ours", "transformers", "llama.cpp")
     }
+
+    def ratios(peer: str, batch: str) -> list[float]:
+        return [a / b for a, b in zip(rates["ours"][batch], rates[peer][batch], strict=True)]
+
     return {
-        "tok/s": {side: {b: spread(v) for b, v in rows.items()} for side, rows in rates.items()},
-        "ratio_float32": {
-            p: {b: round(middle["ours"][b] / middle[p][b], 2) for b in middle[p]} for p in ("transformers", "llama.cpp")
-        },
-        "ratio_best_of_both": {
-            p: {b: round(best["ours"][b] / best[p][b], 2) for b in best[p]} for p in ("transformers", "llama.cpp")
-        },
-        "greedy_equal_float32": {p: greedy[p] == greedy["ours"] for p in ("transformers", "llama.cpp")},
-        "goal": {"transformers": 3.0, "llama.cpp": 1.0},
+        "tok/s": {side: {b: common.spread(v, 1) for b, v in rows.items()} for side, rows in rates.items()},
+        "ratio_float32": {p: {b: common.spread(ratios(p, b), 2) for b in middle[p]} for p in PEERS},
+        "ratio_best_of_both": {p: {b: round(best["ours"][b] / best[p][b], 2) for b in best[p]} for p in PEERS},
+        "greedy_equal_float32": {p: greedy[p] == greedy["ours"] for p in PEERS},
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = common.parser(__doc__, tokens=128, rounds=3, llama_python="")
     parser.add_argument("--resume", type=Path, default=None, help="keep rounds here and go on from those kept")
-    parser.add_argument("--quick", action="store_true", help="one round of 32 tokens; writes no file")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--llama-python", default="", help="an interpreter that has llama-cpp-python already")
-    parser.add_argument("--machine", default=f"{platform.machine()}-{os.cpu_count()}core")
-    parser.add_argument("--side", default="", help=argparse.SUPPRESS)
-    parser.add_argument("--batch", type=int, default=1, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, default=None, help=argparse.SUPPRESS)
+    common.hidden(parser, "side", batch=1)
     options = parser.parse_args()
     if options.side:
         work(options)
         return
     if options.quick:
         options.rounds, options.tokens = 1, 32
-    import torch
-
-    found = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True)
+    result = common.surroundings(options, ("tokens", "rounds"), llama=LLAMA)
     with tempfile.TemporaryDirectory() as folder:
         options.folder = Path(folder)
         export(options.folder)
-        result = {
-            "command": f"python bench/sampling.py --tokens {options.tokens} --rounds {options.rounds}",
-            "commit": found.stdout.strip() or "unknown",
-            "versions": {"python": platform.python_version(), "torch": torch.__version__, "llama": LLAMA},
-            "device": f"{options.threads} threads, {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
-            "load_before": round(os.getloadavg()[0], 2),
-            **compare(options),
-        }
-    if not options.quick:
-        target = ROOT / "bench" / "results" / f"sampling_{options.machine}_{datetime.date.today():%Y%m}.json"
-        target.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result))
+        result |= compare(options)
+    rows = []
+    for peer, against in PEERS.items():
+        for batch, got in result["ratio_float32"][peer].items():
+            work_done = f"GPT writing, 17 M weights, float32, {batch} at once: tokens a second"
+            rows.append(common.row(work_done, against[0], got, against[1]))
+    common.keep(result, options, rows=rows)
 
 
 if __name__ == "__main__":

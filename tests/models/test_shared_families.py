@@ -24,8 +24,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "gan": {"images": 128, "batch": 16, "flip": True},
     "finetune": {"steps": 8},
     "codes": {"images": 128, "batch": 16, "flip": True},
+    "sound": {"steps": 8, "batch": 4, "adversarial": 0.25},
 }
-SAME_NOISE = ("flow", "video", "finetune", "codes")  # the same numbers drawn, however many processes
+SAME_NOISE = ("flow", "video", "finetune", "codes", "sound")  # the same numbers drawn, however many processes
 
 
 def run(name: str, folder: Path, *arguments: str, processes: int = 2, check: bool = True) -> list[dict[str, Any]]:

@@ -88,7 +88,7 @@ def test_levels_get_the_gradient_of_a_linear_map() -> None:
     u = torch.randn(2, 6 * nets.HOP, generator=chance)
     for bands, make in (
         (12, lambda v: played(v, tone, 8000)),
-        (nets.NOISE // 2 + 1, lambda v: nets.shaped_noise(v, torch.Generator().manual_seed(1))),
+        (nets.NOISE // 2 + 1, lambda v: nets.shaped_noise(v, white(2, 24, 1))),
     ):
         v = torch.randn(2, bands, 24, generator=chance)
         at = torch.randn(2, bands, 24, generator=chance, requires_grad=True)
@@ -97,18 +97,23 @@ def test_levels_get_the_gradient_of_a_linear_map() -> None:
         assert float(slope.abs().max()) > 0
 
 
+def white(batch: int, fine_frames: int, seed: int) -> torch.Tensor:
+    """White noise for so many frames of the levels."""
+    return nets.white_noise(batch, fine_frames * nets.FINE // nets.HOP, torch.Generator().manual_seed(seed))
+
+
 def test_noise_follows_its_levels() -> None:
     flat = torch.ones(1, nets.NOISE // 2 + 1, 2000)
-    white = nets.shaped_noise(flat, torch.Generator().manual_seed(0))
-    assert float(white.std()) == pytest.approx(1 / math.sqrt(3), rel=0.02)
+    even = nets.shaped_noise(flat, white(1, 2000, 0))
+    assert float(even.std()) == pytest.approx(1 / math.sqrt(3), rel=0.02)
     band = torch.zeros_like(flat)
     band[:, 40:60] = 1.0
-    power = torch.fft.rfft(nets.shaped_noise(band, torch.Generator().manual_seed(0))[0]).abs().square()
+    power = torch.fft.rfft(nets.shaped_noise(band, white(1, 2000, 0))[0]).abs().square()
     edges = [int(len(power) * bin_ / (nets.NOISE // 2)) for bin_ in (37, 62)]
     assert float(power[edges[0] : edges[1]].sum() / power.sum()) > 0.999
     half = flat.clone()
     half[..., 1000:] = 0.0
-    made = nets.shaped_noise(half, torch.Generator().manual_seed(0))[0]
+    made = nets.shaped_noise(half, white(1, 2000, 0))[0]
     assert float(made[: 990 * nets.FINE].std()) > 0.5 and not made[1010 * nets.FINE :].any()
 
 
@@ -155,9 +160,9 @@ def test_networks_keep_lengths_and_the_noise_is_seeded() -> None:
     mean, logvar = model.encode(x, tone)
     assert mean.shape == logvar.shape == (2, 4, 20)
     with torch.no_grad():
-        first = model.decode(mean, tone, torch.Generator().manual_seed(1))
-        again = model.decode(mean, tone, torch.Generator().manual_seed(1))
-        other = model.decode(mean, tone, torch.Generator().manual_seed(2))
+        first = model.decode(mean, tone, white(2, 80, 1))
+        again = model.decode(mean, tone, white(2, 80, 1))
+        other = model.decode(mean, tone, white(2, 80, 2))
         bare = model.decode(mean, tone, None)
     assert first.shape == x.shape and torch.equal(first, again)
     assert not torch.equal(first, other) and not torch.equal(first, bare)
@@ -172,7 +177,7 @@ def test_every_parameter_learns() -> None:
     tone, losses = steady(200.0, 20), []
     for step in range(40):
         mean, logvar = model.encode(x, tone)
-        made = model.decode(mean + 0.1 * (0.5 * logvar).exp(), tone, torch.Generator().manual_seed(step))
+        made = model.decode(mean + 0.1 * (0.5 * logvar).exp(), tone, white(1, 80, step))
         loss = nets.spectral_distance(x, made).mean()
         optimizer.zero_grad()
         loss.backward()

@@ -282,7 +282,8 @@ class Timbre:
     def _decode(self, z_1ZL: Tensor, tone_12L: Tensor, cycles_1L: Tensor | None, seed: int) -> audio.Samples:
         generator = torch.Generator(device=self.device).manual_seed(seed)
         with machine(device=self.device, threads=self.threads), torch.no_grad():
-            made = self.model.decode(z_1ZL.to(self.device), tone_12L.to(self.device), generator, cycles_1L)
+            noise = nets.white_noise(1, z_1ZL.shape[2], generator)
+            made = self.model.decode(z_1ZL.to(self.device), tone_12L.to(self.device), noise, cycles_1L)
         return np.nan_to_num(made[0].cpu().numpy()).astype(np.float32)
 
     def _item(self, samples: audio.Samples, name: str, facts: Mapping[str, Any], ctx: Context) -> Item:

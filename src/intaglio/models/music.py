@@ -1,4 +1,4 @@
-"""Music: a small GPT over tunes (ABC) or performances (MIDI events), whose bars come out whole; as sound, MIDI and score.
+"""Music: a small GPT over tunes (ABC) or performances (MIDI), whose bars come out whole; as sound, MIDI and score.
 
 Papers:  Sturm et al. (2016), "Music transcription modelling and composition using deep learning", arXiv:1604.08723
          (tunes in ABC as tokens); Radford et al. (2019), as ``models/gpt.py``, whose network and training these are.

@@ -31,6 +31,7 @@ from intaglio.models._checkpoint import write
 from intaglio.models._hearing import figures, mel_frechet, sheet
 from intaglio.models._sounds import FEW_SECONDS, Sounds, choose_rate, gather
 from intaglio.models._timbre import Timbre, density, export_folder, network, read_checkpoint, trajectories
+from intaglio.nn import parallel
 from intaglio.nn import sound as nets
 from intaglio.nn.checkpoint import write_atomic
 from intaglio.nn.device import machine
@@ -150,7 +151,8 @@ class Component:
         lesson.scale()
         identity = {"shape": asdict(shape), "rate_hz": sounds.rate_hz, "seconds": lesson.size / sounds.rate_hz}
         identity |= {"batch": config.batch, "beta": config.beta, "count": len(sounds.starts)}
-        plan = Plan(steps=max(1, steps - late), seed=ctx.seed, per_step=lesson.per_step, unit="s/s", cooldown=0.7)
+        shared: dict[str, Any] = {"accumulate": lesson.share.parts, "per_step": lesson.per_step, "unit": "s/s"}
+        plan = Plan(steps=max(1, steps - late), seed=ctx.seed, cooldown=0.7, **shared)
         first = train(
             model,
             lesson.reconstruction,
@@ -169,7 +171,8 @@ class Component:
             pair = nn.ModuleDict({"up": model.up, "critic": critic})
             model.down.requires_grad_(False)
             rate = config.learning_rate / 4
-            plan = Plan(steps=late, seed=derive(ctx.seed, 2), per_step=lesson.per_step, unit="s/s", ema=0.99, clip=5.0)
+            plan = Plan(steps=late, seed=derive(ctx.seed, 2), ema=0.99, clip=5.0, **shared)
+            lesson.share = parallel.Share(config.batch, seed=plan.seed)
             second = train(
                 pair,
                 lesson.adversarial,
@@ -204,6 +207,7 @@ class Lesson:
     def __init__(self, model: nets.SoundNet, critic: nets.Critic, sounds: Sounds, config: Config, ctx: Context) -> None:
         self.model, self.critic, self.sounds, self.config, self.ctx = model, critic, sounds, config, ctx
         self.device = model.spread_N.device
+        self.share = parallel.Share(config.batch, seed=ctx.seed)
         median = float(np.median(np.diff(sounds.starts[: sounds.train + 1]))) / sounds.rate_hz
         seconds = config.seconds or min(1.5, max(0.5, median))
         self.size = max(8, round(seconds * sounds.rate_hz / nets.HOP)) * nets.HOP
@@ -227,36 +231,39 @@ class Lesson:
         spread = (spectrum.abs().square().mean((0, 2)) / white).sqrt()
         self.model.spread_N.copy_(spread.clamp(min=float(spread.max()) * 1e-4))
 
-    def batch(self, step: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """(B, T) and tones: windows in an order known from the step, moved and turned over by chance."""
+    def batch(self, micro: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(B, T), tones, noise of the code and of the sound: windows in an order known from the step, moved and turned
+        over by chance; of an update that is shared, the part that ``micro`` is."""
+        step, own = self.share(micro, generator)
         batch, found, tones = self.config.batch, [], []
         chosen = rows(step, batch=batch, count=len(self.windows), seed=self.ctx.seed)
         chance = torch.rand(batch, 2, generator=generator, device=self.device).cpu().numpy()
-        for (number, start), (shift, sign) in zip(self.windows[chosen], chance, strict=True):
+        for (number, start), (shift, sign) in zip(self.windows[chosen[own]], chance[own], strict=True):
             room = max(
                 0, self.sounds.length(number) - self.size
             )  # a long sound's windows move; a short one keeps its onset
             moved = min(room, max(0, int(start + (shift - 0.5) * self.size))) if room else 0
             found.append(self.sounds.window(int(number), moved, self.size) * (1 if sign < 0.5 else -1))
             tones.append(self.sounds.tones(int(number), moved, self.size))
-        return self._tensor(np.stack(found).astype(np.float32)), self._tensor(np.stack(tones))
+        frames = self.size // nets.HOP
+        jitter = torch.randn(batch, self.model.shape.latents, frames, generator=generator, device=self.device)[own]
+        hiss = nets.white_noise(batch, frames, generator)[own]
+        return self._tensor(np.stack(found).astype(np.float32)), self._tensor(np.stack(tones)), jitter, hiss
 
-    def reconstruction(self, step: int, generator: torch.Generator) -> Tensor:
-        """Spectral distance and KL of the step's batch (RAVE, eq. 6)."""
-        x_BT, tone = self.batch(step, generator)
+    def reconstruction(self, micro: int, generator: torch.Generator) -> Tensor:
+        """Spectral distance and KL of the micro-batch (RAVE, eq. 6)."""
+        x_BT, tone, jitter, hiss = self.batch(micro, generator)
         mean, logvar = self.model.encode(x_BT, tone)
-        z = mean + torch.randn(mean.shape, generator=generator, device=self.device) * (0.5 * logvar).exp()
-        made = self.model.decode(z, tone, generator)
+        made = self.model.decode(mean + jitter * (0.5 * logvar).exp(), tone, hiss)
         kl = kl_nats(mean.flatten(1), logvar.flatten(1)).mean() / mean[0].numel()
         return nets.spectral_distance(x_BT, made, nets.LESSONS).mean() + self.config.beta * kl
 
-    def adversarial(self, step: int, generator: torch.Generator) -> Tensor:
+    def adversarial(self, micro: int, generator: torch.Generator) -> Tensor:
         """Both tasks at once: the decoder's, through a critic held still, and the critic's, on sounds held still."""
-        x_BT, tone = self.batch(step, generator)
+        x_BT, tone, jitter, hiss = self.batch(micro, generator)
         with torch.no_grad():
             mean, logvar = self.model.encode(x_BT, tone)
-            z = mean + torch.randn(mean.shape, generator=generator, device=self.device) * (0.5 * logvar).exp()
-        made = self.model.decode(z, tone, generator)
+        made = self.model.decode(mean + jitter * (0.5 * logvar).exp(), tone, hiss)
         self.critic.requires_grad_(False)
         real_answers, real = self.critic(x_BT)
         answers, fake = self.critic(made)
@@ -274,7 +281,8 @@ class Lesson:
     def rebuilt(self, count: int | None = None) -> Tensor:
         """The held-out windows, or the first ``count``, encoded and decoded, (B, T)."""
         x_BT, tone = self.judged_BT[:count], self.judged_tone[:count]
-        noise = torch.Generator(device=self.device).manual_seed(derive(self.ctx.seed, "noise"))
+        generator = torch.Generator(device=self.device).manual_seed(derive(self.ctx.seed, "noise"))
+        noise = nets.white_noise(len(x_BT), self.size // nets.HOP, generator)
         with torch.no_grad():
             return self.model.decode(self.model.encode(x_BT, tone)[0], tone, noise)
 

@@ -89,12 +89,16 @@ def oscillate(levels_BKM: Tensor, turns_BT: Tensor, tone_B2L: Tensor, rate_hz: i
     return (parts * near_3F).sum(1).view(batch, -1)
 
 
-def shaped_noise(levels_BNM: Tensor, generator: torch.Generator) -> Tensor:
-    """Noise (B, T) whose magnitude spectrum follows the levels: level 1 in all bands is white noise of spread 0.58."""
-    batch, _, frames = levels_BNM.shape
-    noise = torch.rand(batch, frames * FINE, generator=generator, device=levels_BNM.device) * 2 - 1
-    window = torch.hann_window(NOISE, device=noise.device)
-    spectrum = torch.stft(noise, NOISE, FINE, window=window, pad_mode="constant", return_complex=True)
+def white_noise(batch: int, latent_frames: int, generator: torch.Generator) -> Tensor:
+    """Uniform in [-1, 1], of spread 0.58: (B, T) for so many latent frames, on the generator's device."""
+    return torch.rand(batch, latent_frames * HOP, generator=generator, device=generator.device) * 2 - 1
+
+
+def shaped_noise(levels_BNM: Tensor, noise_BT: Tensor) -> Tensor:
+    """The noise with its magnitude spectrum following the levels: level 1 in all bands leaves it as it is."""
+    frames = levels_BNM.shape[2]
+    window = torch.hann_window(NOISE, device=noise_BT.device)
+    spectrum = torch.stft(noise_BT, NOISE, FINE, window=window, pad_mode="constant", return_complex=True)
     levels = torch.cat([levels_BNM, levels_BNM[..., -1:]], 2)
     return torch.istft(spectrum * levels, NOISE, FINE, window=window, length=frames * FINE)
 
@@ -182,12 +186,12 @@ class SoundNet(nn.Module):
         self,
         z_BZL: Tensor,
         tone_B2L: Tensor,
-        generator: torch.Generator | None,
+        noise_BT: Tensor | None,
         cycles_BL: Tensor | None = None,
     ) -> Tensor:
         """Sound (B, T): harmonics of the pitch, and noise shaped by band and time (DDSP, section 3).
 
-        generator: draws the noise; None leaves the noise out. cycles_BL: turns of the pitch up to the middle of each
+        noise_BT: of ``white_noise``; None leaves the noise out. cycles_BL: turns of the pitch up to the middle of each
         frame, so that parts of a long sound fit together; left out: they start here.
         """
         levels = self.up(torch.cat([z_BZL, tone_B2L], 1)).clamp(-12.0, 2.0).exp()
@@ -196,7 +200,7 @@ class SoundNet(nn.Module):
             start = cycles(tone_B2L, self.shape.rate_hz) if cycles_BL is None else cycles_BL
             at_BT = turns(tone_B2L, start, self.shape.rate_hz)
         made = oscillate(tonal, at_BT, tone_B2L, self.shape.rate_hz)
-        return made if generator is None else made + shaped_noise(hiss * self.spread_N[:, None], generator)
+        return made if noise_BT is None else made + shaped_noise(hiss * self.spread_N[:, None], noise_BT)
 
 
 class Critic(nn.Module):
