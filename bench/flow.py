@@ -1,6 +1,6 @@
 """Figures of the flow: sampling speed at equal distance, and distance at equal training time, beside diffusers.
 
-Usage: python bench/flow.py [--seconds 60] [--rounds 3] [--diffusers-python PYTHON] [--threads N] [--quick]
+Usage: python bench/flow.py [--seconds 45] [--rounds 3] [--diffusers-python PYTHON] [--threads N] [--quick]
 Sides: ``ours`` is ``models/flow.py`` as a step runs it, ``size = "tiny"``, with averaging, evaluations and resumable
 states on the clock. ``diffusers`` is UNet2DModel of about as many parameters with the loop of its tutorial: DDPM,
 AdamW at 1e-4, cosine after a warm-up (of 5 % here: its 500 steps would not end), clipping at 1, batch 16, float32; it
@@ -233,7 +233,7 @@ def rows_of(result: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = common.parser(__doc__, seconds=60.0, rounds=3, diffusers_python="")
+    parser = common.parser(__doc__, seconds=45.0, rounds=3, diffusers_python="")
     common.hidden(parser, "side", "data", "folder", seed=0, train=0, drawn=DRAWN)
     options = parser.parse_args()
     sys.path[:0] = [str(common.ROOT / "src"), str(common.ROOT)]

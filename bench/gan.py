@@ -1,6 +1,6 @@
 """Figures of the adversarial model: pictures a second on the same networks, and distance at equal time.
 
-Usage: python bench/gan.py [--seconds 60] [--rounds 3] [--pythae-python PYTHON] [--threads N] [--quick]
+Usage: python bench/gan.py [--seconds 45] [--rounds 3] [--pythae-python PYTHON] [--threads N] [--quick]
 Sides: ``ours`` is ``models/gan.py`` as a step runs it, with penalties, averaging, evaluations and resumable states.
 ``dcgan`` is the plain loop people write, on the same two networks: float32, Adam (0.0002, 0.5), binary cross-entropy,
 real, made and generator passes apart. ``vaegan`` is Pythae's VAEGAN with its own trainer, loss and default networks of
@@ -209,7 +209,7 @@ def rows_of(result: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = common.parser(__doc__, seconds=60.0, rounds=3, pythae_python="")
+    parser = common.parser(__doc__, seconds=45.0, rounds=3, pythae_python="")
     common.hidden(parser, "side", "digits", "folder", steps=0, seed=0)
     options = parser.parse_args()
     if options.side:

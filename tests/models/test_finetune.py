@@ -34,7 +34,7 @@ from transformers import (
 from intaglio.core.config import parse
 from intaglio.core.contracts import Item, Machine, Sampling, Size
 from intaglio.core.errors import UserError
-from intaglio.models import finetune, gpt
+from intaglio.models import _adapter, finetune, gpt
 from intaglio.models._given_writer import GivenWriter, special_ids, token_nats
 from intaglio.models._lessons import batch, chat_document, conversation, plain_document
 from intaglio.models._tokenizers import END, bpe_tokenizer
@@ -112,7 +112,7 @@ def test_peft_and_transformers_give_equal_logits(tmp_path: Path, kind: str) -> N
     writer, _, ctx = fit(tmp_path, steps=6, learning_rate=0.02)
     ids = torch.tensor([[0, 70, 71, 300, 12]])
     ours = writer.model(ids).logits
-    with finetune._quiet():
+    with _adapter.quiet():
         adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder), ctx.out).eval()
     torch.testing.assert_close(adapted(ids).logits, ours, atol=1e-4, rtol=1e-4)
     assert (AutoModelForCausalLM.from_pretrained(folder)(ids).logits - ours).abs().max() > 0.01, "it learned something"
@@ -304,8 +304,8 @@ def test_characters_of_several_tokens_come_whole(made: tuple[GivenWriter, dict[s
     draft = _Draft(writer, [writer.start], 1, None, ())
     for index in writer.tokenizer("water 春眠 😀 é", add_special_tokens=False)["input_ids"]:
         draft.accept(index)
-        assert "\ufffd" not in draft.text
-    assert draft.text == "water 春眠 😀 é"
+        assert "\ufffd" not in draft.growing.text
+    assert draft.growing.text == "water 春眠 😀 é"
 
 
 def test_sampled_items_repeat(made: tuple[GivenWriter, dict[str, Any], RunContext]) -> None:

@@ -128,8 +128,8 @@ def test_a_share_of_the_conditions_is_dropped(tmp_path: Path) -> None:
     conditions = _conditions.Told(_conditions.Conditions("label", ("a", "b"), (0.5, 0.5)), np.arange(1000) % 2)
     ctx = RunContext(tmp_path)
     lessons = fn.Lessons(shard, None, ctx, flip=False)
-    session = flow.Session(fn.Velocity(shape), lessons, conditions, flow.Config(**flow.TINY), ctx)
-    rows = session._conditions(np.arange(1000), torch.Generator().manual_seed(0))
+    session = flow.Session(fn.Velocity(shape), lessons, conditions, flow.Config(**{**flow.TINY, "batch": 1000}), ctx)
+    rows = session._conditions(np.arange(1000), torch.Generator().manual_seed(0), slice(None))
     assert rows is not None
     kept = rows.sum(1)
     assert set(kept.tolist()) == {0.0, 1.0} and 0.8 < float(kept.mean()) < 0.9

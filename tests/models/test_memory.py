@@ -44,7 +44,7 @@ def fitted(root: Path, *, steps: int, canaries: int) -> dict[str, object]:
 
 def test_gpt_tells_its_memory(tmp_path: Path) -> None:
     found = fitted(tmp_path / "a", steps=3, canaries=0)
-    assert found["samples"] == 64 and found["known"] == 48 and found["heldout"] == 12
+    assert found["samples"] == 16 and found["known"] == 48 and found["heldout"] == 12
     assert {"longest_run_chars", "heldout_longest_run_chars", "membership_auc"} <= set(found)
     assert "exposure_bits" not in found
     assert found == fitted(tmp_path / "b", steps=3, canaries=0)
@@ -54,7 +54,7 @@ def test_gpt_tells_its_memory(tmp_path: Path) -> None:
 def test_a_gpt_that_learned_by_heart_is_found_out(tmp_path: Path) -> None:
     fresh, old = fitted(tmp_path / "a", steps=1, canaries=4), fitted(tmp_path / "b", steps=400, canaries=4)
     assert fresh["canaries"] == old["canaries"] == 4
-    assert float(str(old["exposure_bits"])) > 9 > 5 > float(str(fresh["exposure_bits"]))
+    assert float(str(old["exposure_bits"])) > 7 > 5 > float(str(fresh["exposure_bits"]))
     assert float(str(old["exposure_not_inserted"])) < 5
     assert old["membership_auc"][0] > fresh["membership_auc"][0]  # type: ignore[index]
 

@@ -8,11 +8,9 @@ Shapes:  B batch, T time, V vocabulary.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -21,13 +19,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
 from intaglio.core.config import InputPath, Names, Role, StepConfig
 from intaglio.core.contracts import Context, Dataset, Estimate, Machine, Sampling, Size
-from intaglio.core.errors import MissingExtra, StepFailed, UserError
+from intaglio.core.errors import StepFailed, UserError
 from intaglio.core.i18n import t
 from intaglio.models import _given
+from intaglio.models._adapter import Trainable, peft_package, quiet, settle, with_adapter
 from intaglio.models._cost import START, steps_seconds
 from intaglio.models._given import Base
 from intaglio.models._given_writer import GivenWriter, special_ids, token_nats
@@ -122,21 +121,6 @@ def decide(config: Config, *, parameters: int, width: int, window: int, split: S
     return Run(context, rows, steps, packed, config.learning_rate or min(peak, 4e-3))
 
 
-class Trainable(nn.Module):
-    """The parameters of a model that are learned, alone: what the loop saves, averages and puts back."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self._model = (model,)  # in a tuple, so that it is not a part of this one
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                self.register_parameter(name.replace(".", "|"), parameter)
-
-    def train(self, mode: bool = True) -> Self:
-        self._model[0].train(mode)
-        return super().train(mode)
-
-
 class Component:
     """Stage ``models``: a given writer, tuned to these texts."""
 
@@ -175,7 +159,7 @@ class Component:
         """
         where = f"intaglio.toml [models.{ctx.step}]"
         if self.config.method == "lora":
-            _peft()
+            peft_package()
         base = self._base(ctx, where)
         with machine(device=ctx.device, threads=ctx.threads):
             tokenizer = _given.open_tokenizer(base.folder, where=where)
@@ -258,7 +242,9 @@ class _Tuning:
         ctx.progress(0, self.plan.steps, doing=t("measuring the given model"))
         before = np.zeros(len(judged)) if parallel.helping() else self._nats(judged)
         if self.config.method == "lora":
-            self.model = _with_adapter(self.model, self.config, seed=derive(ctx.seed, "adapter"))
+            self.model = with_adapter(
+                self.model, rank=self.config.rank, alpha=self.config.alpha, seed=derive(ctx.seed, "adapter")
+            )
         trained = self._train(chosen)
         ctx.progress(self.plan.steps, self.plan.steps, doing=t("measuring on held-out text"))
         metrics = {**self._judge(before, self._nats(judged), judged), **self._figures(trained)}
@@ -391,7 +377,7 @@ class _Tuning:
         self.model.save_pretrained(out)
         self.tokenizer.save_pretrained(out)
         if lora:
-            _settle(out / "adapter_config.json", self.base)
+            settle(out / "adapter_config.json", self.base)
             (out / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
             if not self.base.revision and self.base.size_bytes <= _given.COPIED_BELOW:
                 (out / "base").mkdir(exist_ok=True)
@@ -456,49 +442,6 @@ def _precision(device: str, config: Config) -> torch.dtype:
     return fast_dtype(device) if config.method == "lora" and torch.device(device).type == "cuda" else torch.float32
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """PEFT 0.21 asks transformers 5 for a name that is on its way out; that is between the two of them."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
-        yield
-
-
-def _peft() -> Any:
-    try:
-        import peft
-    except ModuleNotFoundError as error:
-        raise MissingExtra("peft", extra="finetune", needed_for="models/finetune") from error
-    return peft
-
-
-def _with_adapter(model: Any, config: Config, *, seed: int) -> Any:
-    """The model with a fresh LoRA adapter on all linear layers but the head; its weights come from ``seed``."""
-    from transformers.pytorch_utils import Conv1D
-
-    transposed = any(isinstance(module, Conv1D) for module in model.modules())  # GPT-2 keeps its matrices turned
-    settings = _peft().LoraConfig(
-        task_type="CAUSAL_LM",
-        r=config.rank,
-        lora_alpha=config.alpha,
-        lora_dropout=0.0,
-        target_modules="all-linear",
-        fan_in_fan_out=transposed,
-    )
-    with torch.random.fork_rng(devices=[]), _quiet():
-        torch.manual_seed(seed)
-        return _peft().get_peft_model(model, settings)
-
-
-def _settle(path: Path, base: Base) -> None:
-    """The adapter's config with sets in order and the base by its name: the same training writes the same bytes."""
-    config = json.loads(path.read_text("utf-8"))
-    config["target_modules"] = sorted(config["target_modules"])
-    config["base_model_name_or_path"] = base.name
-    config["revision"] = base.revision or None
-    write_atomic(path, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
-
-
 def _read(folder: Path, *, device: str, config: Config) -> tuple[dict[str, Any], Any, Any]:
     """Facts, model (its adapter merged) and tokenizer of a checkpoint. Errors: UserError where it cannot be read."""
     try:
@@ -514,6 +457,6 @@ def _read(folder: Path, *, device: str, config: Config) -> tuple[dict[str, Any],
     held = _given.find_again(facts["base"], folder) if lora else folder
     model = _given.open_model(held, device=device, dtype=_precision(device, config))
     if lora:
-        with _quiet():
-            model = _peft().PeftModel.from_pretrained(model, folder).merge_and_unload()
+        with quiet():
+            model = peft_package().PeftModel.from_pretrained(model, folder).merge_and_unload()
     return facts, model.eval(), _given.open_tokenizer(folder)
