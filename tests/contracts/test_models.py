@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -109,3 +110,22 @@ def test_a_checkpoint_that_is_none_is_refused_by_name(tmp_path: Path, name: str,
         load(name, tmp_path)
     assert broken.name in str(caught.value)
     assert damage != "pickled" or "pickle" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", material.names())
+def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path, name: str, fitted: Any) -> None:
+    """What a file of facts lacks, or holds of another kind, is said; nothing else than a UserError comes of it."""
+    ctx, _ = fitted(name)
+    shutil.copytree(ctx.out, tmp_path, dirs_exist_ok=True)
+    facts = tmp_path / ("intaglio.json" if (ctx.out / "intaglio.json").exists() else "config.json")
+    known, refused = json.loads(facts.read_text("utf-8")), 0
+    for key in known:
+        without = {each: value for each, value in known.items() if each != key}
+        for changed in (without, without | {key: ["odd"]}):
+            facts.write_text(json.dumps(changed), "utf-8")
+            try:
+                load(name, tmp_path)
+            except UserError as error:
+                refused += 1
+                assert str(error).count("\n") < 3
+    assert refused

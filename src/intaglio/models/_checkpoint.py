@@ -29,11 +29,34 @@ def read(folder: Path, kind: str, device: str) -> tuple[dict[str, Tensor], dict[
     return load_tensors(folder / "model.safetensors", device=device)[0], facts
 
 
+# What reading a checkpoint can raise that is damaged, or of another version; RuntimeError: tensors of another shape.
+BROKEN = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError)
+
+
+def said(error: Exception) -> str:
+    """The error on one line; of a key that is missing, that it is."""
+    if isinstance(error, KeyError):
+        return t("'{key}' is missing", key=error.args[0] if error.args else "?")
+    return " ".join(str(error).split())[:200]
+
+
 @contextmanager
 def reading(folder: Path, kind: str) -> Iterator[None]:
     """Errors: UserError where what is done within fails: the folder holds no such checkpoint, or a damaged one."""
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:  # RuntimeError: tensors of another shape
-        what = t("this folder holds no {kind} checkpoint ({error})", kind=kind, error=str(error)[:200])
+    except BROKEN as error:
+        what = t("this folder holds no {kind} checkpoint ({error})", kind=kind, error=said(error))
         raise UserError(what, where=folder.name, fix=t("train it again: intaglio run")) from error
+
+
+@contextmanager
+def readable() -> Iterator[None]:
+    """As ``reading``, of a checkpoint in the layout of ``transformers``, which lies in the store."""
+    try:
+        yield
+    except BROKEN as error:
+        raise UserError(
+            t("the checkpoint cannot be read: {error}", error=said(error)),
+            fix=t("intaglio check --blobs names damaged files; intaglio restore brings them back"),
+        ) from error

@@ -172,5 +172,7 @@ def stored(conditions: Conditions) -> Mapping[str, Any]:
 
 
 def restored(facts: Mapping[str, Any]) -> Conditions:
-    """From what ``stored`` gave."""
+    """From what ``stored`` gave. Errors: ValueError for a kind there is none of, and as they come."""
+    if facts["kind"] not in ("none", "label", "text"):
+        raise ValueError(f"condition is {facts['kind']}")
     return Conditions(str(facts["kind"]), tuple(facts["names"]), tuple(facts["shares"]))

@@ -19,8 +19,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from intaglio.core.contracts import Context, Dataset, Estimate, Machine, Sampling
-from intaglio.core.errors import StepFailed, UserError
+from intaglio.core.errors import StepFailed
 from intaglio.core.i18n import t
+from intaglio.models._checkpoint import readable
 from intaglio.models._corpus import Corpus, texts_of
 from intaglio.models._tokenizers import TextTokenizer
 from intaglio.models._writer import Writer
@@ -147,17 +148,12 @@ def begin(config: Wanted, corpus: Corpus, ctx: Context, *, start: Writer | None 
 
 def read(folder: Path, *, device: str, threads: int) -> Writer:
     """The checkpoint ``save`` wrote. Errors: UserError where a file is missing or damaged."""
-    try:
+    with readable():
         config = json.loads((folder / "config.json").read_text("utf-8"))
         facts = json.loads((folder / "intaglio.json").read_text("utf-8"))
         model = from_qwen3(config, load_tensors(folder / "model.safetensors")[0])
-        tokenizer = TextTokenizer.load(folder)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            t("the checkpoint cannot be read: {error}", error=error),
-            fix=t("intaglio check --blobs names damaged files; intaglio restore brings them back"),
-        ) from error
-    return Writer(model.to(device), tokenizer, device=device, threads=threads, usual_tokens=int(facts["usual_tokens"]))
+        tokenizer, usual = TextTokenizer.load(folder), int(facts["usual_tokens"])
+    return Writer(model.to(device), tokenizer, device=device, threads=threads, usual_tokens=usual)
 
 
 def efficiency(size: str) -> float:

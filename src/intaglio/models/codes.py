@@ -27,6 +27,7 @@ from intaglio.core.i18n import t
 from intaglio.models import _coded as coded
 from intaglio.models import _conditions
 from intaglio.models import _quantized as vq
+from intaglio.models._checkpoint import reading
 from intaglio.models._cost import START, steps_seconds
 from intaglio.models._memory import DRAWN, of_pictures
 from intaglio.models._pictures import Shard, gather
@@ -206,8 +207,9 @@ class Component:
     def load(self, folder: Path, *, device: str, threads: int) -> coded.Coded:
         """The checkpoint with its vq, ready to draw."""
         model, facts = coded.read_checkpoint(folder, device)
-        tokenizer = vq.Codes(*vq.read_checkpoint(folder / "vq", device), threads=threads)
-        return coded.Coded(model, facts, tokenizer, threads=threads)
+        with reading(folder, "codes"):
+            tokenizer = vq.Codes(*vq.read_checkpoint(folder / "vq", device), threads=threads)
+            return coded.Coded(model, facts, tokenizer, threads=threads)
 
     def export(self, folder: Path, to: Path) -> list[Path]:
         """safetensors, ``config.json`` and a ``README.md`` that says how to read them, with the vq below ``vq/``."""

@@ -23,10 +23,11 @@ from torch import Tensor
 
 from intaglio.core.config import InputPath, Names, Role, StepConfig
 from intaglio.core.contracts import Context, Dataset, Estimate, Machine, Sampling, Size
-from intaglio.core.errors import StepFailed, UserError
+from intaglio.core.errors import StepFailed
 from intaglio.core.i18n import t
 from intaglio.models import _given
 from intaglio.models._adapter import Trainable, peft_package, quiet, settle, with_adapter
+from intaglio.models._checkpoint import readable
 from intaglio.models._cost import START, steps_seconds
 from intaglio.models._given import Base
 from intaglio.models._given_writer import GivenWriter, special_ids, token_nats
@@ -186,14 +187,15 @@ class Component:
     def load(self, folder: Path, *, device: str, threads: int) -> GivenWriter:
         """The tuned model, its adapter merged. Errors: UserError where the base is missing or is another."""
         facts, model, tokenizer = _read(folder, device=device, config=self.config)
-        return GivenWriter(
-            model,
-            tokenizer,
-            context=int(facts["context_tokens"]),
-            threads=threads,
-            usual_tokens=int(facts["usual_tokens"]),
-            chat=bool(facts["chat"]),
-        )
+        with readable():
+            return GivenWriter(
+                model,
+                tokenizer,
+                context=int(facts["context_tokens"]),
+                threads=threads,
+                usual_tokens=int(facts["usual_tokens"]),
+                chat=bool(facts["chat"]),
+            )
 
     def export(self, folder: Path, to: Path) -> list[Path]:
         """PEFT's adapter files, and in ``merged`` the model with the adapter worked in; of ``full``, the model."""
@@ -444,19 +446,14 @@ def _precision(device: str, config: Config) -> torch.dtype:
 
 def _read(folder: Path, *, device: str, config: Config) -> tuple[dict[str, Any], Any, Any]:
     """Facts, model (its adapter merged) and tokenizer of a checkpoint. Errors: UserError where it cannot be read."""
-    try:
+    with readable():
         facts = json.loads((folder / "intaglio.json").read_text("utf-8"))
         lora = (folder / "adapter_config.json").is_file()
         if lora:
             read_meta(folder / "adapter_model.safetensors")  # PEFT would say less of what is wrong
-    except (OSError, ValueError) as error:
-        raise UserError(
-            t("the checkpoint cannot be read: {error}", error=error),
-            fix=t("intaglio check --blobs names damaged files; intaglio restore brings them back"),
-        ) from error
-    held = _given.find_again(facts["base"], folder) if lora else folder
-    model = _given.open_model(held, device=device, dtype=_precision(device, config))
-    if lora:
-        with quiet():
-            model = peft_package().PeftModel.from_pretrained(model, folder).merge_and_unload()
-    return facts, model.eval(), _given.open_tokenizer(folder)
+        held = _given.find_again(facts["base"], folder) if lora else folder
+        model = _given.open_model(held, device=device, dtype=_precision(device, config))
+        if lora:
+            with quiet():
+                model = peft_package().PeftModel.from_pretrained(model, folder).merge_and_unload()
+        return facts, model.eval(), _given.open_tokenizer(folder)

@@ -28,6 +28,7 @@ from intaglio.core.i18n import t
 from intaglio.media import image as images
 from intaglio.models import _conditions
 from intaglio.models import _flow as fn
+from intaglio.models._checkpoint import reading
 from intaglio.models._cost import START, compiled_step, muon_flops, steps_seconds
 from intaglio.models._flow_figures import DRAWN, LEAST, figures
 from intaglio.models._flow_prints import Flow, export_folder
@@ -258,8 +259,9 @@ class Component:
     def load(self, folder: Path, *, device: str, threads: int) -> Flow:
         """The checkpoint, ready to draw, with the sampler, steps and guidance it was trained with."""
         model, facts = fn.read_checkpoint(folder, device)
-        codes = Prints(*read_vae(folder / "codes", device), threads=threads) if facts["codes"] else None
-        return Flow(model, facts, codes, threads=threads)
+        with reading(folder, "flow"):
+            codes = Prints(*read_vae(folder / "codes", device), threads=threads) if facts["codes"] else None
+            return Flow(model, facts, codes, threads=threads)
 
     def export(self, folder: Path, to: Path) -> list[Path]:
         """safetensors, ``config.json`` and a ``README.md`` that says how to read them, with the vae where there is one.

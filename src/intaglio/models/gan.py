@@ -28,7 +28,7 @@ from intaglio.core.i18n import t
 from intaglio.media import image as images
 from intaglio.models import _adversary as game
 from intaglio.models import _conditions
-from intaglio.models._checkpoint import write
+from intaglio.models._checkpoint import reading, write
 from intaglio.models._cost import START, compiled_step, steps_seconds
 from intaglio.models._draws import Draws, export_folder, picture, read_checkpoint
 from intaglio.models._pictures import Form, Shard, choose_side, gather, probe
@@ -233,7 +233,8 @@ class Component:
     # --------------------------------------------------------------------------------------------- after the training
     def load(self, folder: Path, *, device: str, threads: int) -> Draws:
         """The checkpoint, ready to draw, with the ``truncation`` and ``publish_px`` it was trained with."""
-        return Draws(*read_checkpoint(folder, device), threads=threads)
+        with reading(folder, "gan"):
+            return Draws(*read_checkpoint(folder, device), threads=threads)
 
     def export(self, folder: Path, to: Path) -> list[Path]:
         """safetensors, ``config.json`` and a ``README.md`` that says how to read them; no other library has this

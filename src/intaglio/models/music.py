@@ -28,6 +28,7 @@ from intaglio.core.contracts import Context, Dataset, Estimate, Item, Machine, S
 from intaglio.core.i18n import t
 from intaglio.media import Unreadable, music
 from intaglio.media._abc import pitches
+from intaglio.models._checkpoint import readable
 from intaglio.models._corpus import Corpus, prepare
 from intaglio.models._memory import of_texts
 from intaglio.models._notes import Form, Rules, plain, tokenizer_over, tune_from
@@ -128,10 +129,11 @@ class Component:
     def load(self, folder: Path, *, device: str, threads: int) -> Player | Performer:
         """The checkpoint written by ``fit``. Errors: UserError where a file is missing or damaged."""
         writer = read(folder, device=device, threads=threads)
-        facts = json.loads((folder / "intaglio.json").read_text("utf-8"))
-        if facts.get("notation", "abc") == "midi":  # a checkpoint older than the second notation names none
-            return Performer(writer, bars=int(facts["bars"]), tokens_of_a_bar=int(facts["tokens_of_a_bar"]))
-        return Player(writer, bars=int(facts["bars"]), square=int(facts["square"]))
+        with readable():
+            facts = json.loads((folder / "intaglio.json").read_text("utf-8"))
+            if facts.get("notation", "abc") == "midi":  # a checkpoint older than the second notation names none
+                return Performer(writer, bars=int(facts["bars"]), tokens_of_a_bar=int(facts["tokens_of_a_bar"]))
+            return Player(writer, bars=int(facts["bars"]), square=int(facts["square"]))
 
     def export(self, folder: Path, to: Path) -> list[Path]:
         """A folder for ``transformers.AutoModelForCausalLM.from_pretrained``; it writes the plain ABC of the tunes."""

@@ -27,7 +27,7 @@ from intaglio.core.contracts import Context, Dataset, Estimate, Machine, Size
 from intaglio.core.errors import UserError
 from intaglio.core.i18n import t
 from intaglio.media import audio
-from intaglio.models._checkpoint import write
+from intaglio.models._checkpoint import reading, write
 from intaglio.models._hearing import figures, mel_frechet, sheet
 from intaglio.models._sounds import FEW_SECONDS, Sounds, choose_rate, gather
 from intaglio.models._timbre import Timbre, density, export_folder, network, read_checkpoint, trajectories
@@ -194,7 +194,8 @@ class Component:
 
     def load(self, folder: Path, *, device: str, threads: int) -> Timbre:
         """The checkpoint, ready to make sounds and to give its timbre to others."""
-        return Timbre(*read_checkpoint(folder, device), threads=threads)
+        with reading(folder, "sound"):
+            return Timbre(*read_checkpoint(folder, device), threads=threads)
 
     def export(self, folder: Path, to: Path) -> list[Path]:
         """safetensors and ``config.json``; no other library has this network."""

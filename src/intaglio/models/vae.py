@@ -26,6 +26,7 @@ from intaglio.core.errors import UserError
 from intaglio.core.i18n import t
 from intaglio.models import _autoencoder as ae
 from intaglio.models import _density
+from intaglio.models._checkpoint import reading
 from intaglio.models._cost import START, judging_seconds, training_seconds
 from intaglio.models._feed import ALL, Feed, floats, moments
 from intaglio.models._memory import of_pictures
@@ -255,7 +256,7 @@ class Component:
     # --------------------------------------------------------------------------------------------- after the training
     def load(self, folder: Path, *, device: str, threads: int) -> Prints:
         """The checkpoint, ready to draw, with the ``temperature``, ``prior`` and ``publish_px`` it was trained with."""
-        return Prints(*read_checkpoint(folder, device), threads=threads)
+        return load(folder, device=device, threads=threads)
 
     def export(self, folder: Path, to: Path) -> list[Path]:
         """safetensors, ``config.json`` and a ``README.md`` that says how to read them.
@@ -267,7 +268,8 @@ class Component:
 
 def load(folder: Path, *, device: str = "cpu", threads: int = 1) -> Prints:
     """A checkpoint, or what ``intaglio export`` wrote of one: for scripts, see docs/howto/walk-among-pictures.md."""
-    return Prints(*read_checkpoint(folder, device), threads=threads)
+    with reading(folder, "vae"):
+        return Prints(*read_checkpoint(folder, device), threads=threads)
 
 
 class Session:

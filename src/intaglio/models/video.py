@@ -28,6 +28,7 @@ from intaglio.core.i18n import t
 from intaglio.media import image as images
 from intaglio.media import video as films_
 from intaglio.models import _video as fn
+from intaglio.models._checkpoint import reading
 from intaglio.models._cost import START, compiled_step, muon_flops, steps_seconds
 from intaglio.models._pictures import Form, choose_side
 from intaglio.models._prints import Prints
@@ -215,8 +216,9 @@ class Component:
     def load(self, folder: Path, *, device: str, threads: int) -> Clips:
         """The checkpoint, ready to make clips."""
         model, facts = fn.read_checkpoint(folder, device)
-        codes = Prints(*read_vae(folder / "codes", device), threads=threads) if facts["codes"] else None
-        return Clips(model, facts, codes, threads=threads)
+        with reading(folder, "video"):
+            codes = Prints(*read_vae(folder / "codes", device), threads=threads) if facts["codes"] else None
+            return Clips(model, facts, codes, threads=threads)
 
     def export(self, folder: Path, to: Path) -> list[Path]:
         """safetensors, ``config.json`` and a ``README.md`` that says how to read them, with the vae where there is one.

@@ -30,6 +30,7 @@ from intaglio.core.hashing import digest
 from intaglio.core.i18n import t
 from intaglio.media import image as images
 from intaglio.models import _quantized as vq
+from intaglio.models._checkpoint import reading
 from intaglio.models._cost import START, judging_seconds, training_seconds
 from intaglio.models._feed import ALL, Feed, floats, moments
 from intaglio.models._pictures import Form, Shard, choose_side, gather, probe
@@ -215,7 +216,8 @@ class Component:
     # --------------------------------------------------------------------------------------------- after the training
     def load(self, folder: Path, *, device: str, threads: int) -> vq.Codes:
         """The checkpoint, ready to turn pictures into codes and codes into pictures."""
-        return vq.Codes(*vq.read_checkpoint(folder, device), threads=threads)
+        with reading(folder, "vq"):
+            return vq.Codes(*vq.read_checkpoint(folder, device), threads=threads)
 
     def export(self, folder: Path, to: Path) -> list[Path]:
         """safetensors, ``config.json`` and a ``README.md`` that says how to read them; no other library has it."""
