@@ -20,12 +20,14 @@ from intaglio.nn.sampling import SLOTS, Decoder, Line, Weights, steps, write
 from intaglio.nn.transformer import Transformer
 
 SCORED_TOGETHER = 8_192  # tokens of one forward pass when scoring
+WORTH_COMPILING = 10_000  # tokens written one text at a time, from which on that call is compiled (``nn/alone.py``)
 
 
 class Writer:
     """Writes and scores with a transformer and its tokenizer; loads nothing. Safe to use from several threads.
 
-    Between calls it keeps one more copy of the weights, laid out for writing, and makes it anew where they changed.
+    Between calls it keeps one more copy of the weights, laid out for writing, and makes it anew where they changed; a
+    third one for whoever has written so much one text at a time that a compiled call pays.
     """
 
     makes = "text"
@@ -39,7 +41,8 @@ class Writer:
         self._flags: dict[int, tuple[Any, Tensor]] = {}
         self._lock = threading.Lock()
         self._laid_out: Weights | None = None
-        self._state: tuple[tuple[int, int], ...] = ()  # of the parameters that were laid out
+        self._state: tuple[Any, ...] = ()  # of the parameters that were laid out, and how
+        self._alone = 0  # tokens written one text at a time
 
     def count_tokens(self, text: str) -> int:
         """How many tokens ``text`` has."""
@@ -76,6 +79,8 @@ class Writer:
         ]
         with machine(device=self.device, threads=self.threads):
             write(self._decoder(), [draft.line for draft in drafts], sampling, end=self.tokenizer.end)
+        if len(drafts) == 1:
+            self._alone += len(drafts[0].line.drawn)
         return [draft.completion() for draft in drafts]
 
     def stream(
@@ -90,17 +95,19 @@ class Writer:
             while going:
                 with machine(device=self.device, threads=self.threads):  # between two tokens torch is the caller's
                     going = next(work, False)
+                self._alone += going
                 if piece := draft.growing.piece(last=not going):
                     yield piece
         return draft.completion()
 
     def _decoder(self) -> Decoder:
         """A cache of its own over the weights laid out before, unless the model was trained or moved since."""
-        state = tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in self.model.parameters())
+        compiled = self._alone >= WORTH_COMPILING
+        state = (compiled, *((p.data_ptr(), 0 if p.is_inference() else p._version) for p in self.model.parameters()))
         with self._lock:
             if self._laid_out is None or self._state != state:
                 self._laid_out = None  # first, so that there are never two
-                self._laid_out, self._state = Weights(self.model), state
+                self._laid_out, self._state = Weights(self.model, compiled=compiled), state
             return Decoder(self._laid_out)
 
     def flags(self, answer: Sequence[bool]) -> Tensor:

@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from intaglio.nn.transformer import QK_GAIN, Transformer
+
+if TYPE_CHECKING:
+    from intaglio.nn.alone import Alone  # takes in Numba, so only where it is asked for
 
 SLOTS = 32  # sequences written at once
 CANDIDATES = 128  # likeliest tokens that top-p looks at first
@@ -76,9 +79,11 @@ class Weights:
 
     dtype: precision of the matrix products; float32 gives the model's own logits up to the order of sums, bfloat16 is
     a choice that moves them by about a hundredth of their spread. Later changes of the model do not show here.
+    compiled: one sequence at a time goes through ``nn/alone.py``, at the cost of compiling it and of the weights once
+    more; without effect where Numba or its threads are missing, and on a GPU.
     """
 
-    def __init__(self, model: Transformer, *, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, model: Transformer, *, dtype: torch.dtype = torch.float32, compiled: bool = False) -> None:
         self.shape, self.dtype, self.device = model.shape, dtype, model.embedding.weight.device
         self.packed = self.device.type == "cpu" and _packs(dtype)
         self._multiply: Any = torch.ops.mkldnn._linear_pointwise.default if self.packed else None
@@ -90,6 +95,7 @@ class Weights:
                 for block in model.blocks
             ]
             self.turn_TH = model.turn_TH * QK_GAIN
+        self.alone = _alone(model, dtype) if compiled and self.device.type == "cpu" else None
 
     def _lay_out(self, weight: Tensor) -> tuple[Tensor, Tensor | None]:
         """For many rows, and for one where that is not the same."""
@@ -114,6 +120,16 @@ def _packs(dtype: torch.dtype) -> bool:
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _alone(model: Transformer, dtype: torch.dtype) -> Alone | None:
+    """``nn.alone.Alone`` of this model, None where it cannot be had."""
+    try:
+        from intaglio.nn.alone import Alone
+
+        return Alone(model, dtype=dtype)
+    except (ImportError, RuntimeError):
+        return None
 
 
 class Decoder:
@@ -188,7 +204,10 @@ class Decoder:
         """Read these tokens after all before them: logits (B, V), float32, of what follows."""
         b, t = ids_BT.shape
         if b == t == 1 and self.device.type == "cpu":
-            return self._advance_alone(int(ids_BT))
+            if self.column == 2 * self.shape.context:
+                self._move_up()
+            alone = self.weights.alone
+            return self._advance_alone(int(ids_BT)) if alone is None else self._advance_compiled(int(ids_BT), alone)
         if self.column + t > 2 * self.shape.context:
             self._move_up()
         shape, start, end = self.shape, self.column, self.column + t
@@ -211,11 +230,16 @@ class Decoder:
         self.column = end
         return times(_normalize(x.view(b, t, -1)[:, -1], shape.eps), self.weights.vocabulary)
 
+    def _advance_compiled(self, token: int, alone: Alone) -> Tensor:
+        """``advance`` by one token of one sequence, in one call."""
+        keys, values, threads = self.keys[:, 0], self.values[:, 0], torch.get_num_threads()
+        logits = alone.advance(token, keys, values, first=self.pads[0], column=self.column, threads=threads)
+        self.column += 1
+        return logits[None]
+
     def _advance_alone(self, token: int) -> Tensor:
         """``advance`` by one token of one sequence. What is small goes through numpy: a call of torch's costs more than
         the work in it."""
-        if self.column == 2 * self.shape.context:
-            self._move_up()
         weights, shape, start = self.weights, self.shape, self.column
         n, k, h, first, end = shape.heads, shape.kv_heads, shape.head_dim, self.pads[0], start + 1
         turn = weights.turn_TH[min(start - first, shape.context - 1)].numpy()
