@@ -258,3 +258,9 @@ def test_what_no_sign_can_say_is_not_moved() -> None:
     assert music.transposed(sharp, 0) is not None
     assert music.transposed(sharp, 2) is None
     assert Fraction(1, 2) == sharp.measures[0].signs[0].beats
+
+
+def test_a_file_that_ends_too_early_is_said_to_do_so() -> None:
+    for read in (music.read_midi, _midi.read):
+        with pytest.raises(Unreadable, match=r"damaged \(EOFError\)"):
+            read(song()[:40])

@@ -318,3 +318,10 @@ def test_killed_and_resumed_training_ends_in_the_same_bytes(tmp_path: Path) -> N
     assert not (killed / "out" / "model.safetensors").exists(), "the training ended before it was killed: lengthen it"
     train_apart(__file__, call, killed)
     assert_same_files(whole / "out", killed / "out")
+
+
+def test_a_training_that_would_not_fit_is_refused_before_work(tmp_path: Path) -> None:
+    ctx = RunContext(tmp_path)
+    with pytest.raises(UserError, match="GB of memory") as caught:
+        component(batch=65536, size_px=256, width=1024).fit(discs(ctx, 10), ctx)
+    assert "batch" in caught.value.fix and not list(ctx.work.iterdir())

@@ -22,6 +22,7 @@ from intaglio.core.contracts import Item, Machine, Sampling, Size
 from intaglio.core.errors import UserError
 from intaglio.models import gpt
 from intaglio.models._corpus import prepare
+from intaglio.models._pretrain import bytes_of, decide
 from intaglio.models._tokenizers import (
     TextTokenizer,
     bpe_tokenizer,
@@ -413,3 +414,20 @@ def test_damaged_checkpoint_is_said(made: tuple[Writer, dict[str, Any], RunConte
         (tmp_path / name).write_bytes(b"{")
         with pytest.raises(UserError, match="cannot be read"):
             component.load(tmp_path, device="cpu", threads=1)
+
+
+def test_the_memory_of_a_training_is_that_of_one_pass(tmp_path: Path) -> None:
+    """Long windows take more; many of them only where a device takes them at once."""
+    usual, long = (
+        decide(gpt.Config(data="x", size="base", context=context), vocab=4_096, tokens=10**8, documents=10**4)
+        for context in (512, 32_768)
+    )
+    assert bytes_of(usual, "cpu") < bytes_of(usual, "cuda") < bytes_of(long, "cpu")
+    assert bytes_of(usual, "cpu") < 4e9
+
+
+def test_texts_that_are_all_the_same_are_said(tmp_path: Path) -> None:
+    _, _, ctx = fit(tmp_path / "same", poems(1) * 3, steps=2)
+    assert "the texts are all the same" in ctx.warnings
+    _, _, ctx = fit(tmp_path / "one", poems(1), steps=2)
+    assert "the texts are all the same" not in ctx.warnings

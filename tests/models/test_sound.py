@@ -281,3 +281,24 @@ def test_killed_in_both_phases_and_resumed_it_ends_in_the_same_bytes(tmp_path: P
         assert not (killed / "out" / "config.json").exists(), "it ended before it was killed: lengthen it"
     train_apart(__file__, call, killed)
     assert_same_files(whole / "out", killed / "out")
+
+
+def test_one_recording_is_enough_to_run_and_alike_ones_are_said(tmp_path: Path) -> None:
+    ctx = RunContext(tmp_path / "one")
+    metrics = dict(component(steps=2).fit(ItemList([item(ctx, ping(1, seconds=4.0), 1)]), ctx))
+    assert all(value == value for value in metrics.values())
+    assert "no recording is held out: figures are of the training sounds" in ctx.warnings
+    ctx = RunContext(tmp_path / "alike")
+    component(steps=2).fit(ItemList([item(ctx, ping(1), n) for n in range(6)]), ctx)
+    assert "the recordings are all the same" in ctx.warnings
+
+
+def test_what_would_not_fit_and_files_of_notes_are_refused_before_work(tmp_path: Path) -> None:
+    ctx = RunContext(tmp_path)
+    with pytest.raises(UserError, match="GB of memory") as caught:
+        component(batch=256, seconds=10.0, rate_hz=48000, width=512).fit(ItemList(pings(ctx)), ctx)
+    assert "batch" in caught.value.fix and not list(ctx.work.iterdir())
+    file = ctx.put(b"MThd\0\0\0\6\0\0\0\1\0`", name="a.mid", mime="audio/midi")
+    with pytest.raises(UserError, match="the first: a.mid") as caught:
+        component(rate_hz=None).fit(ItemList([Item(media="audio", files=(file,), origin="a.mid")]), ctx)
+    assert 'use = "music"' in caught.value.fix

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from intaglio.core.errors import UserError
-from intaglio.project import Project, open_project
+from intaglio.project import Project, open_project, worker
 from intaglio.project.executors import in_process
 from tests.project import plugin
 
@@ -256,3 +256,13 @@ def test_a_worker_out_of_memory_or_killed_is_said(folder: Path) -> None:
         failed = project.store.ledger.steps(state="failed")
     assert any("signal 9" in (record.error or "") for record in failed)
     assert run(folder)["failed"] == 0
+
+
+def test_memory_that_ran_out_is_told_apart_from_a_bug() -> None:
+    """Of torch it is a bare RuntimeError, of NumPy a MemoryError."""
+    torch, numpy = pytest.importorskip("torch"), pytest.importorskip("numpy")
+    for call in (lambda: torch.empty(1 << 50), lambda: numpy.empty(1 << 60, dtype="uint8")):
+        with pytest.raises((RuntimeError, MemoryError)) as caught:
+            call()
+        assert worker.is_out_of_memory(caught.value)
+    assert not worker.is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))

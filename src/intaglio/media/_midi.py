@@ -156,7 +156,9 @@ def _read(data: bytes) -> _Read:
             raise Unreadable(t("its tracks are pieces of their own (type 2)"))
         return _messages(file)
     except (EOFError, OSError, ValueError, KeyError, IndexError, TypeError, mido.KeySignatureError) as error:
-        raise Unreadable(t("the MIDI file is damaged ({error})", error=str(error)[:80])) from None
+        raise Unreadable(
+            t("the MIDI file is damaged ({error})", error=str(error)[:80] or type(error).__name__)
+        ) from None
 
 
 def _in_order(file: Any) -> Iterator[tuple[int, int, Any]]:

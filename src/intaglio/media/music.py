@@ -152,7 +152,9 @@ def read_midi(data: bytes) -> Piece:
         facts = [message for track in file.tracks for message in track if message.is_meta]
         drums = any(each.type == "note_on" and each.channel == 9 for track in file.tracks for each in track)
     except (EOFError, OSError, ValueError, KeyError, IndexError, TypeError, mido.KeySignatureError) as error:
-        raise Unreadable(t("the MIDI file is damaged ({error})", error=str(error)[:80])) from None
+        raise Unreadable(
+            t("the MIDI file is damaged ({error})", error=str(error)[:80] or type(error).__name__)
+        ) from None
     notes = sorted((note for track in read for note in track), key=lambda n: (n.onset, n.track, n.pitch))
     if not notes and not drums:
         raise Unreadable(t("there is no note in it"))

@@ -64,6 +64,18 @@ def texts_of(data: Dataset, split: str) -> Iterator[str]:
             yield item.text
 
 
+def warn_of_sameness(data: Dataset, ctx: Context) -> None:
+    """Say where all texts to learn from are one: figures on held-out text mean nothing then."""
+    texts = texts_of(data, "train")
+    first, count = next(texts, ""), 1
+    for text in texts:
+        if text != first:
+            return
+        count += 1
+    if count > 1:
+        ctx.warn(t("the texts are all the same"))
+
+
 def prepare(data: Dataset, ctx: Context, *, kind: str | Callable[[Dataset], TextTokenizer]) -> Corpus:
     """Count, choose and train the tokenizer (``auto`` or one of ``KINDS``, or made by a function of the data), write
     both splits below ``ctx.work``.
@@ -73,6 +85,7 @@ def prepare(data: Dataset, ctx: Context, *, kind: str | Callable[[Dataset], Text
     folder = ctx.work / "corpus"
     if not (folder / "corpus.json").exists():
         _write(data, ctx, folder, kind)
+    warn_of_sameness(data, ctx)
     facts = json.loads((folder / "corpus.json").read_text("utf-8"))
     tokenizer = TextTokenizer.load(folder)
     train_counts, heldout_counts = Counts(**facts["train"]), Counts(**facts["heldout"])

@@ -80,7 +80,7 @@ def mel_frechet(x_BT: Tensor, y_BT: Tensor, rate_hz: int) -> float:
 
     def pieces(sounds_BT: Tensor) -> Tensor:
         mel = nets.mel_db(sounds_BT, filters) / 10.0
-        later = min(LATER, mel.shape[2] - 1)
+        later = min(LATER, max(0, mel.shape[2] - 2))  # two pieces at least, of one short sound too
         pairs = torch.cat([mel[:, :, : mel.shape[2] - later], mel[:, :, later:]], 1)
         return pairs.mT.flatten(0, 1).cpu()
 

@@ -79,7 +79,7 @@ def probe(data: Dataset, ctx: Context) -> tuple[int, bool]:
     """
     stride = max(1, len(data) // _PROBED)
     sides: list[int] = []
-    grey = True
+    grey, reason = True, ""
     for item in itertools.islice(data, 0, None, stride):
         try:
             path = path_of(item, ctx)
@@ -87,12 +87,14 @@ def probe(data: Dataset, ctx: Context) -> tuple[int, bool]:
             if grey:
                 pixels = images.to_array(path, 32).astype(np.int16)
                 grey = bool((np.ptp(pixels, axis=2) <= 4).all())
-        except (Unreadable, FileNotFoundError):
+        except (Unreadable, FileNotFoundError) as error:
+            reason = reason or f"{item.origin}: {error}"
             continue
         sides.append(min(info.width_px, info.height_px))
     if not sides:
         raise UserError(
-            t("none of the {count} pictures can be read", count=len(data)),
+            t("none of the {count} pictures can be read; the first: {reason}", count=len(data), reason=reason),
+            where=f"[models.{ctx.step}]",
             fix=t("look at the data step: intaglio show"),
         )
     return int(np.median(sides)), grey

@@ -23,6 +23,7 @@ from intaglio.core.errors import StepFailed
 from intaglio.core.i18n import t
 from intaglio.models._checkpoint import readable
 from intaglio.models._corpus import Corpus, texts_of
+from intaglio.models._room import check_room
 from intaglio.models._tokenizers import TextTokenizer
 from intaglio.models._writer import Writer
 from intaglio.nn import heap, parallel
@@ -120,14 +121,20 @@ def estimate_of(config: Wanted, machine: Machine, *, tokens: int, vocab: int, do
     useful = efficiency(config.size) * (machine.bf16_gflops or machine.gflops) * 1e9
     flops = 3.2 * run.shape.flops_per_token() * run.tokens_per_step * run.steps
     reading = tokens / 3e6 + 4
+    return Estimate(seconds=flops / useful + reading, bytes=bytes_of(run, machine.device))
+
+
+def bytes_of(run: Run, device: str) -> int:
+    """Memory of a training: weights, their states, and the activations of one pass through the net."""
     weights = run.shape.parameters() * 4 * 6
-    activations = run.tokens_per_step * (run.shape.layers * run.shape.width * 60 + run.shape.vocab * 10)
-    return Estimate(seconds=flops / useful + reading, bytes=int(450e6 + weights + activations))
+    tokens = run.tokens_per_step // micro_batches(run, device)
+    activations = tokens * (run.shape.layers * run.shape.width * 60 + run.shape.vocab * 10)
+    return int(450e6 + weights + activations)
 
 
 def begin(config: Wanted, corpus: Corpus, ctx: Context, *, start: Writer | None = None) -> tuple[Run, Writer]:
     """What is decided for this corpus, said where it is thin, and the model ready to write: untrained, or a copy of
-    ``start``."""
+    ``start``. Errors: UserError where the training would not fit into memory."""
     counts = corpus.train_counts
     heldout_tokens = 0 if corpus.heldout is None else len(corpus.heldout)
     run = decide(
@@ -138,6 +145,7 @@ def begin(config: Wanted, corpus: Corpus, ctx: Context, *, start: Writer | None 
         heldout_tokens=heldout_tokens,
         start=start.model.shape if start is not None else None,
     )
+    check_room(bytes_of(run, ctx.device), ctx, fix=t("lower context or size"))
     say_what_is_thin(corpus, run, ctx)
     model = Transformer(run.shape, seed=derive(ctx.seed, "weights")).to(ctx.device)
     if start is not None:

@@ -105,15 +105,17 @@ def choose_rate(data: Dataset, largest_hz: int, ctx: Context) -> int:
     Errors: UserError where no recording can be read.
     """
     found: collections.Counter[int] = collections.Counter()
+    reason = ""
     for item in itertools.islice(data, 0, None, max(1, len(data) // 192)):
         try:
             found[audio.probe(path_of(item, ctx), decode=False).rate_hz] += 1
-        except (Unreadable, FileNotFoundError):
-            continue
+        except (Unreadable, FileNotFoundError) as error:
+            reason = reason or f"{item.origin}: {error}"
     if not found:
         raise UserError(
-            t("none of the {count} recordings can be read", count=len(data)),
-            fix=t("look at the data step: intaglio show"),
+            t("none of the {count} recordings can be read; the first: {reason}", count=len(data), reason=reason),
+            where=f"[models.{ctx.step}]",
+            fix=t('look at the data step: intaglio show; of MIDI files learns use = "music"'),
         )
     rate = min(largest_hz, found.most_common(1)[0][0])
     if len(found) > 1:

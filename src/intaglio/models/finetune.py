@@ -28,11 +28,13 @@ from intaglio.core.i18n import t
 from intaglio.models import _given
 from intaglio.models._adapter import Trainable, peft_package, quiet, settle, with_adapter
 from intaglio.models._checkpoint import readable
+from intaglio.models._corpus import warn_of_sameness
 from intaglio.models._cost import START, steps_seconds
 from intaglio.models._given import Base
 from intaglio.models._given_writer import GivenWriter, special_ids, token_nats
 from intaglio.models._lessons import LEARNED, PLAIN_TEMPLATE, Lessons, Split, batch, conversation, prepare
 from intaglio.models._memory import of_texts
+from intaglio.models._room import check_room
 from intaglio.nn import parallel
 from intaglio.nn.checkpoint import read_meta, write_atomic
 from intaglio.nn.device import autocast, fast_dtype, machine, peak_memory_bytes
@@ -148,8 +150,7 @@ class Component:
         drawn = 64 + 80 * min(4, evaluations)  # one token of a few texts after the other: every weight is read
         seconds += drawn * (given.layers * A_LAYER / 20 + given.parameters * 4 / 2e10)
         states = 1.1 if self.config.method == "lora" else 4
-        activations = dial.tokens * (given.layers * given.width * 60 + given.vocabulary * 12)
-        held = int(5.5e8 + given.parameters * 4 * states + activations)
+        held = int(5.5e8 + given.parameters * 4 * states + _activations(dial.tokens, given))
         return Estimate(seconds=seconds + 2 * START + tokens / 1e6, bytes=held)
 
     def fit(self, data: Dataset, ctx: Context) -> Mapping[str, Any]:
@@ -172,6 +173,8 @@ class Component:
                 ctx.warn(t("the model has no chat template: questions and answers are laid out plainly"))
             start, end, _ = special_ids(model, tokenizer)
             lessons = prepare(data, ctx, tokenizer, start=start, end=end)
+            if not lessons.chats:
+                warn_of_sameness(data, ctx)
             tuned = _Tuning(self.config, ctx, base, model, tokenizer, lessons)
             metrics = tuned.run()
             if not lessons.chats:
@@ -236,6 +239,10 @@ class _Tuning:
             split=lessons.train,
             packed=not lessons.chats,
         )
+        given = _Given(self.parameters, shape.num_hidden_layers, shape.hidden_size, shape.vocab_size)
+        states = 0.1 if self.config.method == "lora" else 3  # beside the weights, which are here already
+        need = self.parameters * 4 * states + _activations(self.plan.rows * self.plan.context, given)
+        check_room(int(need), ctx, fix=t("lower context or size"))
         if lessons.left_out:
             ctx.warn(t("{count} conversations do not fit the model's chat template: left out", count=lessons.left_out))
         chosen, judged = _halves(len(lessons.heldout))
@@ -417,6 +424,11 @@ class _Given:
     layers: int = 30
     width: int = 576
     vocabulary: int = 49_152
+
+
+def _activations(tokens: int, given: _Given) -> int:
+    """Bytes of what one update of so many tokens keeps for its gradients."""
+    return tokens * (given.layers * given.width * 60 + given.vocabulary * 12)
 
 
 def _given_size(folder: Path | None) -> _Given:

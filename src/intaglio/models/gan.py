@@ -29,9 +29,10 @@ from intaglio.media import image as images
 from intaglio.models import _adversary as game
 from intaglio.models import _conditions
 from intaglio.models._checkpoint import reading, write
-from intaglio.models._cost import START, compiled_step, steps_seconds
+from intaglio.models._cost import START, compiled_step, nominal, steps_seconds
 from intaglio.models._draws import Draws, export_folder, picture, read_checkpoint
 from intaglio.models._pictures import Form, Shard, choose_side, gather, probe
+from intaglio.models._room import check_room
 from intaglio.nn import features, measures, parallel
 from intaglio.nn.augment import Kinds
 from intaglio.nn.checkpoint import write_atomic
@@ -165,6 +166,9 @@ class Component:
             median_px, grey = probe(pictures, ctx)
             side = config.size_px or choose_side(median_px, DIALS[config.size].largest_px)
             form = Form(size_px=side, channels=1 if grey else 3, fit=config.fit, background=config.background)
+            sized = Component(config.model_copy(update={"size_px": side}))
+            need = sized.estimate(Size(items=len(pictures)), nominal(ctx.device, ctx.threads)).bytes
+            check_room(need, ctx, fix=t("lower size_px, width or batch"))
             shard = gather(pictures, form, ctx)
             if (shard.pixels[: min(shard.train, 256)] == shard.pixels[0]).all():
                 what = t("the pictures are all the same: a gan would have nothing to learn")

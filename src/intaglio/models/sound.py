@@ -28,7 +28,9 @@ from intaglio.core.errors import UserError
 from intaglio.core.i18n import t
 from intaglio.media import audio
 from intaglio.models._checkpoint import reading, write
+from intaglio.models._cost import nominal
 from intaglio.models._hearing import figures, mel_frechet, sheet
+from intaglio.models._room import check_room
 from intaglio.models._sounds import FEW_SECONDS, Sounds, choose_rate, gather
 from intaglio.models._timbre import Timbre, density, export_folder, network, read_checkpoint, trajectories
 from intaglio.nn import parallel
@@ -132,11 +134,17 @@ class Component:
             )
         with machine(device=ctx.device, threads=ctx.threads) as device:
             rate_hz = self.config.rate_hz or choose_rate(recordings, DIALS[self.config.size].rate_hz, ctx)
+            sized = Component(self.config.model_copy(update={"rate_hz": rate_hz}))
+            need = sized.estimate(Size(items=len(recordings)), nominal(ctx.device, ctx.threads)).bytes
+            check_room(need, ctx, fix=t("lower seconds, rate_hz, width or batch"))
             sounds = gather(recordings, rate_hz, ctx)
             seconds = sounds.seconds(train=True)
             if seconds < FEW_SECONDS:
                 text = t("only {seconds:.0f} seconds of sound to learn from: it will know little else", seconds=seconds)
                 ctx.warn(text)
+            first = sounds.sound(0)
+            if sounds.train > 1 and all(np.array_equal(first, sounds.sound(n)) for n in range(1, sounds.train)):
+                ctx.warn(t("the recordings are all the same"))
             if not sounds.heldout:
                 ctx.warn(t("no recording is held out: figures are of the training sounds"))
             return self._fit(sounds, ctx, device)

@@ -76,6 +76,8 @@ def run(call: StepCall, say: Any) -> dict[str, Any]:
     except (Exception, SystemExit) as error:
         if isinstance(error, OSError) and error.errno in FULL:
             return _disk_full(error)
+        if is_out_of_memory(error):
+            return _out_of_memory(error)
         return {
             "event": "failed",
             "kind": getattr(error, "kind", "bug"),
@@ -102,6 +104,18 @@ def _disk_full(error: OSError) -> dict[str, Any]:
     else:
         what = t("the disk is full")
     fix = t("make room, then run it again: it goes on where it stopped")
+    return {"event": "failed", "kind": "user", "error": what, "where": "", "fix": fix, "trace": ""}
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Of Python and NumPy, of torch on a GPU (told by name: no torch here), of torch on a CPU (a bare RuntimeError)."""
+    named = type(error).__name__ == "OutOfMemoryError"
+    return isinstance(error, MemoryError) or named or "can't allocate memory" in str(error)
+
+
+def _out_of_memory(error: BaseException) -> dict[str, Any]:
+    what = t("there is not enough memory for it ({error})", error=" ".join(str(error).split())[:160])
+    fix = t("make it smaller (batch, width, size_px, context), or close other programs, and run it again")
     return {"event": "failed", "kind": "user", "error": what, "where": "", "fix": fix, "trace": ""}
 
 
