@@ -16,7 +16,7 @@ from intaglio.core.contracts import Item, Machine, Size
 from intaglio.core.errors import UserError
 from intaglio.models import _quantized, vq
 from intaglio.models._pictures import gather
-from intaglio.models._room import check_room, free_bytes
+from intaglio.models._room import check_room, free_bytes, own_bytes
 from tests.models.test_vae import discs, item_of, png
 from tests.support import ItemList, RunContext
 
@@ -162,6 +162,7 @@ def test_a_training_that_would_not_fit_is_refused_before_work(tmp_path: Path) ->
     meminfo.write_text("MemTotal: 9 kB\nMemAvailable:     2048 kB\n")
     assert free_bytes("cpu", meminfo=meminfo) == 2048 * 1024
     assert free_bytes("cpu", meminfo=tmp_path / "none") is None
+    assert 1e7 < own_bytes() < 1e11 and own_bytes(statm=tmp_path / "none") == 0
     check_room(1, ctx, fix="")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
@@ -22,9 +23,20 @@ def free_bytes(device: str, *, meminfo: Path = Path("/proc/meminfo")) -> int | N
         return None
 
 
+def own_bytes(*, statm: Path = Path("/proc/self/statm")) -> int:
+    """Memory this process has already, in bytes; 0 where the system does not tell."""
+    try:
+        return int(statm.read_text("utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
 def check_room(need_bytes: int, ctx: Context, *, fix: str) -> None:
-    """Refuse what would not fit. Errors: UserError with ``fix`` where less than ``need_bytes`` are free."""
+    """Refuse what would not fit. Errors: UserError with ``fix`` where ``need_bytes``, of the whole process, are more
+    than those that are free and, on a CPU, those it has already: Python and torch alone are some 0.4 GB."""
     free = free_bytes(ctx.device)
+    if free is not None and torch.device(ctx.device).type == "cpu":
+        free += own_bytes()
     if free is not None and need_bytes > free:
         what = t(
             "this training needs about {need:.1f} GB of memory; {free:.1f} GB are free",
