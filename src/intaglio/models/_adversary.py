@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from intaglio.nn import gan, measures
 from intaglio.nn.augment import Kinds, augment, held_sign, pair_sign
+from intaglio.nn.optim import Muon, adamw
 from intaglio.nn.order import derive
 
 PROBED = 8  # one picture in so many is asked for the critic's slope at it, every step
@@ -25,6 +26,7 @@ HELDOUT_EVERY = 4  # steps between two looks at what the critic says of held-out
 OVERFIT = {"heldout": 0.4, "pairs": 0.8}  # the sign of overfitting at which augmentation is neither raised nor lowered
 RAISED_OVER = 40_000  # pictures in which the chance of augmentation could rise from 0 to 1
 MOST_CHANCE = 0.75  # above it the generator learns the augmentations too (Karras et al., 2020, fig. 4)
+MOMENTUM = 0.5  # of Muon
 UNITS = 256  # held-out pictures each evaluation goes by
 
 
@@ -63,6 +65,24 @@ class Adversaries(nn.Module):
         for name in ("chance", "overfit", "known", "worse"):
             self.register_buffer(name, torch.zeros(()))
         self.register_buffer("best_N", torch.zeros(units))
+
+
+def matrices(model: nn.Module) -> list[nn.Parameter]:
+    """Weights of convolutions and linear layers, but of neither the critic's last one nor the conditions."""
+    named = model.named_parameters()
+    return [p for name, p in named if p.ndim >= 2 and not name.startswith("critic.out") and "embed" not in name]
+
+
+def optimizers(model: nn.Module, *, rate: float, dtype: torch.dtype) -> list[torch.optim.Optimizer]:
+    """Muon for ``matrices``, its products in ``dtype``; AdamW without momentum, at a tenth of the rate, for the rest.
+
+    The gradients of a game turn: momentum is short, and the updates of both players keep the size of ``rate``.
+    """
+    inside = matrices(model)
+    known = {id(parameter) for parameter in inside}
+    others = [parameter for parameter in model.parameters() if id(parameter) not in known]
+    muon = Muon(inside, lr=rate, momentum=MOMENTUM, dtype=dtype)
+    return [muon, adamw(others, lr=0.1 * rate, betas=(0.0, 0.99))]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,7 @@ from intaglio.media import image as images
 from intaglio.models import _adversary as game
 from intaglio.models import _conditions
 from intaglio.models._checkpoint import reading, write
-from intaglio.models._cost import START, compiled_step, nominal, steps_seconds
+from intaglio.models._cost import START, compiled_step, muon_flops, nominal, steps_seconds
 from intaglio.models._draws import Draws, export_folder, picture, read_checkpoint
 from intaglio.models._pictures import Form, Shard, choose_side, gather, probe
 from intaglio.models._room import check_room
@@ -39,7 +39,6 @@ from intaglio.nn.checkpoint import write_atomic
 from intaglio.nn.device import autocast, fast_dtype, machine
 from intaglio.nn.loop import Plan, train
 from intaglio.nn.memorization import picture_report
-from intaglio.nn.optim import adamw
 from intaglio.nn.order import derive, rows
 
 
@@ -52,7 +51,7 @@ class Config(StepConfig):
     augment:     ``auto`` changes what the critic sees as much as it learns pictures by heart; ``off`` never does.
     flip:        also learn from mirrored pictures; right for faces and fruit, wrong for letters and flags.
     fit:         ``cover`` cuts the middle square, ``contain`` keeps all. background: behind what is transparent.
-    images:      how many pictures it sees in all, repeats counted. batch: pictures a step. learning_rate: the peak.
+    images:      how many pictures it sees in all, repeats counted. batch: pictures a step. learning_rate: Muon's peak.
     gamma:       weight of the gradient penalties; more is steadier and slower. It starts at three times as much.
     truncation:  spread of the noise pictures are drawn from; 1 is what it was trained with, less is safer, more alike.
     publish_px:  prints are enlarged by a whole factor to at most this side; 0 keeps ``size_px``.
@@ -80,21 +79,21 @@ TINY: dict[str, Any] = {"data": "pictures", "size": "tiny", "size_px": 16, "widt
 
 @dataclass(frozen=True)
 class Dial:
-    """What ``size`` stands for: largest side, channels, latents, blocks a level, pictures seen."""
+    """What ``size`` stands for: largest side, channels, latents, blocks a level, pictures seen, pictures a step."""
 
     largest_px: int
     width: int
     latents: int
     blocks: int
     images: int
+    batch: int
 
 
 DIALS = {
-    "tiny": Dial(32, 24, 64, 1, 96_000),
-    "small": Dial(64, 32, 128, 1, 500_000),
-    "base": Dial(128, 64, 128, 2, 4_000_000),
+    "tiny": Dial(32, 24, 64, 1, 96_000, 32),
+    "small": Dial(64, 32, 128, 1, 500_000, 64),
+    "base": Dial(128, 64, 128, 2, 4_000_000, 64),
 }
-BATCH = 64
 FEWEST = 8  # pictures; with less there is nothing to tell a maker of pictures from a copier by
 FEW = 64
 UPDATED = 0.995  # decay of the averaged weights
@@ -123,10 +122,10 @@ class Component:
         side = config.size_px or dial.largest_px
         items = size.items if size.items is not None else 1000
         shape = self._shape(side, 3, 0)
-        work, weights = _work_per_picture(shape)
+        work, weights, muon = _work_per_picture(shape)
         images = config.images or dial.images
-        batch = config.batch or BATCH
-        counted = {"flops": work * batch, "steps": images / batch, "reached": REACHED, "per_step": PER_STEP}
+        batch = config.batch or dial.batch
+        counted = {"flops": work * batch + muon, "steps": images / batch, "reached": REACHED, "per_step": PER_STEP}
         seconds = START + steps_seconds(machine, **counted) + 0.001 * items
         made = 20 * min(game.UNITS, items // 10 + 1) + 5 * SHOWN + MADE  # each evaluation, then what is drawn
         seconds += steps_seconds(machine, flops=work / 6, steps=made, reached=REACHED, per_step=0)
@@ -200,14 +199,14 @@ class Component:
             cooldown=0.5,
             clip=0.0,  # the players' gradients have nothing to do with each other's size
         )
-        rate = config.learning_rate or 2e-3
+        rate = config.learning_rate or 0.01
         own = config.model_copy(update={"size_px": shard.form.size_px})
         expected = functools.partial(Component(own).estimate, Size(items=shard.train))
         step = compiled_step(session.loss, [model.generator, model.critic], expected=expected, ctx=ctx)
         found = train(
             model,
             step.loss,
-            optimizers=[adamw(model.parameters(), lr=rate, betas=(0.0, 0.99))],
+            optimizers=game.optimizers(model, rate=rate, dtype=session.dtype),
             plan=plan,
             work=ctx.work,
             report=ctx,
@@ -259,8 +258,9 @@ class Session:
         device: torch.device,
     ) -> None:
         self.shard, self.told, self.config, self.ctx, self.device = shard, told, config, ctx, device
-        self.batch = config.batch or BATCH
-        self.steps = max(2, (config.images or DIALS[config.size].images) // self.batch)
+        dial = DIALS[config.size]
+        self.batch = config.batch or dial.batch
+        self.steps = max(2, (config.images or dial.images) // self.batch)
         self.parts = parallel.parts(self.batch)  # one a process that shares the training
         self.dtype = fast_dtype(str(device))
         self._block: tuple[int, np.ndarray[Any, Any]] = (-1, np.empty(0))
@@ -457,8 +457,9 @@ def _moments(pixels_NCHW: np.ndarray[Any, Any]) -> tuple[Tensor, float]:
 
 
 @functools.lru_cache(maxsize=16)
-def _work_per_picture(shape: game.Shape) -> tuple[float, int]:
-    """Floating-point operations of one training step a picture, and the number of weights; told without computing."""
+def _work_per_picture(shape: game.Shape) -> tuple[float, int, float]:
+    """Floating-point operations of one training step a picture, the number of weights, and Muon's operations of a step;
+    told without computing."""
     from torch.utils.flop_counter import FlopCounterMode
 
     counts = []
@@ -470,4 +471,5 @@ def _work_per_picture(shape: game.Shape) -> tuple[float, int]:
                 call()
             counts.append(counter.get_total_flops())
     critic, generator = counts
-    return 3.0 * (generator + (2 + 4 / game.PROBED) * critic), sum(p.numel() for p in model.parameters())
+    weights = sum(p.numel() for p in model.parameters())
+    return 3.0 * (generator + (2 + 4 / game.PROBED) * critic), weights, muon_flops(game.matrices(model))

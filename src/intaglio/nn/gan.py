@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 MOST = 4  # times the finest width, at the coarsest level
+FINE = 2  # the finest width over the channels at full size
 TOLD = 0.2  # of the noise's size is a condition; as large as the noise, it made the generator draw one picture a class
 _STEEPEST = 12.0  # exp of more than this is no sensible weight
 
@@ -149,8 +150,9 @@ class Generator(nn.Module):
     """Noise (B, Z), and a condition (B, K) where ``conditions`` is not 0, to pictures (B, C, H, W).
 
     Every level adds to the picture of the coarser one, enlarged by bilinear steps (Karras et al. (2020),
-    arXiv:1912.04958, section 4.1): what no level has learned yet comes out smooth, not grained.
-    What is learned is what differs from the mean picture, cut to [-1, 1] (``cut``).
+    arXiv:1912.04958, section 4.1): what no level has learned yet comes out smooth, not grained. For the same reason
+    a convolution at full size, with few channels, has the last word: pixels shuffled side by side know nothing of
+    each other. What is learned is what differs from the mean picture, cut to [-1, 1] (``cut``).
     """
 
     mean_CHW: Tensor
@@ -171,7 +173,14 @@ class Generator(nn.Module):
         self.finer = nn.ModuleList(
             nn.Sequential(nn.Conv2d(wide[n], 4 * wide[n - 1], 1, bias=False), nn.PixelShuffle(2)) for n in order[:-1]
         )
-        self.out = nn.Sequential(_conv(wide[0], 4 * channels, 3, gain=0.1), nn.PixelShuffle(2))
+        fine = wide[0] // FINE
+        self.out = nn.Sequential(
+            nn.Conv2d(wide[0], 4 * fine, 1, bias=False),
+            nn.PixelShuffle(2),
+            _conv(fine, fine, 3),
+            nn.LeakyReLU(0.2),
+            _conv(fine, channels, 3, gain=0.1),
+        )
         self.register_buffer("mean_CHW", torch.zeros(channels, size_px, size_px))
         self.register_buffer("spread", torch.tensor(0.5))
 
@@ -205,7 +214,9 @@ class Critic(nn.Module):
     ) -> None:
         super().__init__()
         sides, wide = levels(size_px), widths(size_px, width)
-        layers: list[nn.Module] = [nn.PixelUnshuffle(2), _conv(4 * channels, wide[0], 3)]
+        fine = wide[0] // FINE
+        layers: list[nn.Module] = [_conv(channels, fine, 3), nn.LeakyReLU(0.2)]  # sees every pixel's neighbours alike
+        layers += [nn.PixelUnshuffle(2), nn.Conv2d(4 * fine, wide[0], 1, bias=False)]
         for level in range(len(sides)):
             if level:
                 layers += [nn.PixelUnshuffle(2), nn.Conv2d(4 * wide[level - 1], wide[level], 1, bias=False)]
