@@ -169,7 +169,8 @@ def _keys(model: type[BaseModel], fields: dict[str, FieldInfo], words: dict[str,
     rows = ["| key | takes | default | meaning |", "|---|---|---|---|"]
     for key, field in fields.items():
         if key in roles:
-            kind = "steps of " + ", ".join(roles[key].stages) + ("" if roles[key].many else " (one)")
+            of = ", ".join(f"`{use}`" for use in roles[key].uses) or ", ".join(roles[key].stages)
+            kind = f"steps of {of}" + ("" if roles[key].many else " (one)")
         elif key in paths:
             kind = {True: "folder", False: "file", None: "file or folder"}[paths[key].folder] + " in the project"
         else:

@@ -91,3 +91,31 @@ def test_secrets_are_replaced_only_when_asked(monkeypatch: pytest.MonkeyPatch) -
     assert secrets_missing(values) == ["INTAGLIO_TEST_KEY"] * 2
     monkeypatch.setenv("INTAGLIO_TEST_KEY", "s3")
     assert with_secrets(values) == {"api_key": "s3", "deep": ["xs3y"]}
+
+
+@pytest.mark.parametrize(
+    ("above", "use", "role", "says"),
+    [
+        ("gan", "models/flow", "codes", 'has use = "gan"; this role takes use = "vae"'),
+        ("vae", "models/video", "codes", ""),
+        ("vae", "models/codes", "model", 'this role takes use = "vq"'),
+        ("music", "models/gpt", "start", 'this role takes use = "gpt"'),
+        ("gpt", "generate/picture", "model", "'m' makes text; this role takes image"),
+        ("vae", "generate/verse", "model", "'m' makes image; this role takes text"),
+    ],
+)
+def test_a_step_of_the_wrong_kind_is_refused_before_it_is_trained(
+    tmp_path: Path, above: str, use: str, role: str, says: str
+) -> None:
+    pytest.importorskip("torch")
+    stage, name = use.split("/")
+    data = "data = 'texts'\n" if stage == "models" else ""
+    models = f"[models.m]\nuse = '{above}'\ndata = 'texts'\n"
+    folder = write(tmp_path, f"{DATA}{models}[{stage}.x]\nuse = '{name}'\n{data}{role} = 'm'\n")
+    if not says:
+        resolve(folder)
+        return
+    for _ in range(2):  # the second time from the cache
+        with pytest.raises(UserError) as caught:
+            resolve(folder)
+        assert says in caught.value.what and caught.value.fix

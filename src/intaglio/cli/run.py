@@ -72,8 +72,9 @@ def finish(app: App, answer: Mapping[str, Any]) -> int:
 def problem(step: Mapping[str, Any]) -> Iterator[str]:
     """Why a step failed: where, what, fix; the traceback only where it is a bug."""
     error = step["error"]
-    place = f"{error['where']}: " if error.get("where") else ""
-    yield t("error: {message}", message=f"[{step['stage']}.{step['name']}] {place}{error['error']}")
+    own, where = f"[{step['stage']}.{step['name']}]", error.get("where") or ""
+    said = where in ("", own, f"intaglio.toml {own}", step["name"])  # a component names its own step, or not
+    yield t("error: {message}", message=f"{own} {error['error']}" if said else f"{own} {where}: {error['error']}")
     if error.get("fix"):
         yield "  " + t("fix: {fix}", fix=error["fix"])
     if error.get("kind") == "bug" and error.get("trace"):

@@ -18,13 +18,15 @@ class Role:
     """Marks a config field that names steps above (``data = "texts"`` or ``data = ["texts", "best@last"]``).
 
     stages: stages whose steps may be named here; the runner refuses others before any work.
-    media:  media kinds the role accepts; empty means any.
+    media:  media kinds the role accepts; empty means any. A model that makes none of them is refused before any work.
     many:   False where exactly one step may be named.
+    uses:   components the role accepts, such as ``("vae",)``; empty means any.
     """
 
     stages: tuple[str, ...]
     media: tuple[str, ...] = ()
     many: bool = True
+    uses: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

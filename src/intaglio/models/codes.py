@@ -55,7 +55,7 @@ class Config(StepConfig):
     """
 
     data: Annotated[Names, Role(stages=("data", "optimize"), media=("image",))]
-    model: Annotated[Names, Role(stages=("models",), media=("image",), many=False)]
+    model: Annotated[Names, Role(stages=("models",), media=("image",), many=False, uses=("vq",))]
     size: Literal["tiny", "small", "base"] = "small"
     condition: Literal["none", "label"] = "none"
     temperature: float = Field(default=1.0, gt=0.0, le=10.0)

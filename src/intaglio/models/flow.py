@@ -62,7 +62,7 @@ class Config(StepConfig):
     """
 
     data: Annotated[Names, Role(stages=("data", "optimize"), media=("image",))]
-    codes: Annotated[Names, Role(stages=("models",), media=("image",), many=False)] = ()
+    codes: Annotated[Names, Role(stages=("models",), media=("image",), many=False, uses=("vae",))] = ()
     size: Literal["tiny", "small", "base"] = "small"
     net: Literal["unet", "dit"] = "unet"
     size_px: int | None = Field(default=None, ge=8, le=256, multiple_of=4)

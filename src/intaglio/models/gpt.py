@@ -59,7 +59,7 @@ class Config(StepConfig):
     """
 
     data: Annotated[Names, Role(stages=("data", "optimize"), media=("text",))]
-    start: Annotated[Names, Role(stages=("models",), media=("text",), many=False)] = ()
+    start: Annotated[Names, Role(stages=("models",), media=("text",), many=False, uses=("gpt",))] = ()
     size: Literal["tiny", "small", "base"] = "small"
     tokenizer: Literal["auto", "char", "byte", "bpe"] = "auto"
     context: int | None = Field(default=None, ge=8, le=32_768)

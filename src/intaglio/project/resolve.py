@@ -17,6 +17,7 @@ from intaglio.core.i18n import t
 from intaglio.project.code import CodeHashes
 from intaglio.project.file import LAST, ProjectFile, StepSpec, secrets_missing
 
+ENTRY = 2  # of the cache: raised when an entry holds something else
 FINISHING = ("intaglio.trust.finish",)  # what the runner itself applies to every published file
 
 
@@ -31,6 +32,7 @@ class Resolved:
     code: str
     transform: bool
     optional_roles: tuple[str, ...]
+    makes: str  # the medium, of a model
 
     @property
     def name(self) -> str:
@@ -86,7 +88,7 @@ class Resolver:
             if isinstance(chain, list | tuple):
                 also = tuple(f"intaglio.data.{name}" for name in chain if name in registry.names("data"))
         code = self._codes.component(spec.stage, spec.use, also=also)
-        key = digest([spec.stage, spec.use, code, _plain(spec.values)])
+        key = digest([ENTRY, spec.stage, spec.use, code, _plain(spec.values)])
         entry = self._known.get(key)
         if entry is None:
             entry = _import_and_check(spec)
@@ -95,11 +97,12 @@ class Resolver:
         return Resolved(
             spec,
             entry["config"],
-            {name: Role(tuple(r["stages"]), tuple(r["media"]), r["many"]) for name, r in entry["roles"].items()},
+            {name: _role(**values) for name, values in entry["roles"].items()},
             entry["paths"],
             code,
             entry["transform"],
             tuple(entry["optional"]),
+            entry["makes"],
         )
 
     def _save(self) -> None:
@@ -110,6 +113,10 @@ class Resolver:
             temp.write_text(json.dumps(self._fresh, ensure_ascii=False), "utf-8")
             temp.replace(self._path)
             self._changed = False
+
+
+def _role(*, stages: list[str], media: list[str], many: bool, uses: list[str]) -> Role:
+    return Role(tuple(stages), tuple(media), many, tuple(uses))
 
 
 def _plain(values: Any) -> Any:
@@ -127,6 +134,7 @@ def _import_and_check(spec: StepSpec) -> dict[str, Any]:
         "roles": {name: asdict(role) for name, role in found.items()},
         "paths": {name: marker.folder for name, marker in config_.input_paths(model).items()},
         "transform": hasattr(module.Component, "apply"),
+        "makes": str(getattr(module.Component, "makes", "")) if spec.stage == "models" else "",
         "optional": [name for name in found if not model.model_fields[name].is_required()],
     }
 
@@ -165,6 +173,7 @@ def _check_inputs(resolved: Resolved, above: list[Resolved], file: ProjectFile) 
                 ),
                 where=resolved.spec.where,
             )
+        _check_kind(resolved, role, spec, earlier[target].makes if target in earlier else "")
     for role, rule in resolved.roles.items():
         if not rule.many and len(resolved.config.get(role) or ()) > 1:
             raise UserError(t("key '{role}' takes one step", role=role), where=resolved.spec.where)
@@ -172,6 +181,22 @@ def _check_inputs(resolved: Resolved, above: list[Resolved], file: ProjectFile) 
         raise UserError(
             t("key 'items' is missing: the data step this one works on"), where=resolved.spec.where, fix='items = "..."'
         )
+
+
+def _check_kind(resolved: Resolved, role: str, named: StepSpec, makes: str) -> None:
+    """A step of the right stage may still be of the wrong kind; said now, not after it was trained."""
+    rule, texts = resolved.roles[role], {"role": role, "name": named.name}
+    if rule.uses and named.use not in rule.uses:
+        uses = ", ".join(f'use = "{use}"' for use in rule.uses)
+        what = t(
+            "key '{role}': '{name}' has use = \"{use}\"; this role takes {uses}", use=named.use, uses=uses, **texts
+        )
+    elif rule.media and makes and makes not in rule.media:
+        media = ", ".join(rule.media)
+        what = t("key '{role}': '{name}' makes {made}; this role takes {media}", made=makes, media=media, **texts)
+    else:
+        return
+    raise UserError(what, where=resolved.spec.where, fix=t("name another step"))
 
 
 def file_step_error(file: ProjectFile, resolved: Resolved, role: str, name: str) -> None:
