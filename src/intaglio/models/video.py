@@ -61,7 +61,7 @@ class Config(StepConfig):
     """
 
     data: Annotated[Names, Role(stages=("data", "optimize"), media=("video",))]
-    codes: Annotated[Names, Role(stages=("models",), media=("image",), many=False)] = ()
+    codes: Annotated[Names, Role(stages=("models",), media=("image",), many=False, uses=("vae",))] = ()
     size: Literal["tiny", "small", "base"] = "small"
     size_px: int | None = Field(default=None, ge=8, le=256, multiple_of=4)
     width: int | None = Field(default=None, ge=16, le=1024, multiple_of=16)
