@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from intaglio.core import config, registry
+from intaglio.core.errors import UserError
 from intaglio.core.i18n import t
 from tools import texts
 
@@ -63,3 +65,28 @@ def test_language_is_the_readers(lang: str, said: str, monkeypatch: pytest.Monke
     monkeypatch.delenv("INTAGLIO_LANG")
     monkeypatch.setenv("LC_ALL", f"{lang}_XX.UTF-8")
     assert t("no GPU found") == said
+
+
+@pytest.mark.parametrize(
+    ("values", "english", "chinese"),
+    [
+        ({"width": "wide"}, "unable to parse string as an integer", "应为整数"),
+        ({"width": 4}, "greater than or equal to 8", "应不小于 8"),
+        ({"gamma": -1}, "greater than or equal to 0;", "应不小于 0；"),
+        ({"size": "huge"}, "'tiny', 'small' or 'base'", "应为 'tiny', 'small' 或 'base'"),
+        ({"size_px": 18}, "a multiple of 4", "4 的倍数"),
+        ({"flip": "perhaps"}, "valid boolean", "true 或 false"),
+    ],
+)
+def test_what_is_wrong_with_a_value_is_said_in_the_readers_language(
+    values: dict[str, object], english: str, chinese: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Word for word what Pydantic says, in English."""
+    pytest.importorskip("torch")
+    gan = registry.load("models", "gan")
+    for lang, said in (("en", english), ("zh", chinese)):
+        monkeypatch.setenv("INTAGLIO_LANG", lang)
+        with pytest.raises(UserError) as caught:
+            config.parse(gan.Config, {"data": "x", **values}, where="here")
+        assert said in caught.value.what
+        assert lang == "en" or "Input" not in caught.value.what

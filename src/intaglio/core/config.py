@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import types
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
@@ -111,8 +112,33 @@ def _explain(model: type[BaseModel], error: ValidationError, where: str) -> User
         else:
             got = repr(problem["input"])
             got = got if len(got) <= 80 else got[:77] + "..."
-            lines.append(t("key '{key}': {problem}; got {got}", key=key, problem=problem["msg"], got=got))
+            said = _said(problem["type"], problem["msg"], problem.get("ctx") or {})
+            lines.append(t("key '{key}': {problem}; got {got}", key=key, problem=said, got=got))
     return UserError("; ".join(lines), where=where, fix=near_miss or fix)
+
+
+def _said(kind: str, message: str, told: Mapping[str, Any]) -> str:
+    """Pydantic's words for a value that does not fit, in the reader's language; rare ones stay English."""
+    told = {name: int(n) if isinstance(n, float) and n.is_integer() else n for name, n in told.items()}  # as Pydantic
+    expected = str(told.get("expected", "")).replace(" or ", t(" or "))
+    texts = {
+        "int_type": t("Input should be a valid integer"),
+        "int_parsing": t("Input should be a valid integer, unable to parse string as an integer"),
+        "int_from_float": t("Input should be a valid integer, got a number with a fractional part"),
+        "float_type": t("Input should be a valid number"),
+        "float_parsing": t("Input should be a valid number, unable to parse string as a number"),
+        "finite_number": t("Input should be a finite number"),
+        "bool_type": t("Input should be a valid boolean"),
+        "bool_parsing": t("Input should be a valid boolean, unable to interpret input"),
+        "string_type": t("Input should be a valid string"),
+        "literal_error": t("Input should be {expected}", expected=expected),
+        "greater_than": t("Input should be greater than {limit}", limit=told.get("gt")),
+        "greater_than_equal": t("Input should be greater than or equal to {limit}", limit=told.get("ge")),
+        "less_than": t("Input should be less than {limit}", limit=told.get("lt")),
+        "less_than_equal": t("Input should be less than or equal to {limit}", limit=told.get("le")),
+        "multiple_of": t("Input should be a multiple of {limit}", limit=told.get("multiple_of")),
+    }
+    return texts.get(kind, message)
 
 
 def _markers(annotation: Any, metadata: tuple[Any, ...]) -> list[Any]:
