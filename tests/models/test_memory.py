@@ -73,6 +73,7 @@ def test_likeness_of_copies_and_of_noise() -> None:
     noise = of_pictures(static, train, heldout)
     assert by_heart["memorization"]["membership_auc"] == [1, 1, 1] and "membership_auc" not in noise["memorization"]
     assert by_heart["features"] == noise["features"] == "random-v1"
+    assert noise["fid_like"] > 2 * by_heart["fid_like"] and by_heart["fid_like_of_training"] > 0
     assert noise["kid_like"][1] > by_heart["kid_like"][2] and noise["precision"] < by_heart["precision"]
     assert by_heart["memorization"]["copies"] == 1 and by_heart["memorization"]["copying_z"] < -5
     assert noise["memorization"]["copies"] == 0 and noise["memorization"]["copying_z"] > 5

@@ -200,10 +200,13 @@ def figures(features: Callable[[Tensor], Tensor], real: Tensor, made: Tensor, tr
     """
     mean = train.double().mean(0, keepdim=True).round().byte().expand(min(len(made), 64), -1, -1, -1)
     real_ND, made_MD, train_ND, mean_MD = (features(each) for each in (real, made, train, mean))
-    found: dict[str, Any] = {}
+    few = min(len(made_MD), len(train_ND), len(real_ND))  # Fréchet's distance grows as sets shrink
+    found: dict[str, Any] = {"fid_like_compared": few} if few >= 3 else {}
     for name, vectors in (("", made_MD), ("copies_", train_ND), ("mean_picture_", mean_MD)):
         if min(len(vectors), len(real_ND)) >= 3:
             found[f"{name}distance"] = measures.kid(vectors, real_ND).plain()
+        if name != "mean_picture_" and few >= 3:
+            found[f"{name}fid_like"] = round(measures.frechet(vectors[:few], real_ND[:few]), 4)
         neighbours = min(5, len(vectors) - 1, len(real_ND) - 1)
         if name != "mean_picture_" and neighbours >= 1:
             covered = measures.prdc(real_ND, vectors, k=neighbours)

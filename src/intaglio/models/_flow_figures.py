@@ -69,11 +69,15 @@ def likeness(lessons: fn.Lessons, prints: Flow, *, seed: int) -> dict[str, Any]:
     drawn = drawn_pixels(prints, min(DRAWN, max(LEAST, lessons.train)), seed=seed)
     network = features.load(device=prints.device)
     real, made, own = network(judged), network(drawn), network(train)
+    few = min(len(made), len(own), len(real))  # this distance grows as sets shrink
     cover, mark = measures.prdc(real, made), measures.prdc(real, own)
     found: dict[str, Any] = {
         "features": network.name,
         "kid_like": measures.kid(made, real).plain(),
         "kid_like_of_training": measures.kid(own, real).plain(),
+        "fid_like": round(measures.frechet(made[:few], real[:few]), 4),
+        "fid_like_of_training": round(measures.frechet(own[:few], real[:few]), 4),
+        "fid_like_compared": few,
         "prints_measured": len(drawn),
     }
     for name in ("precision", "recall", "density", "coverage"):

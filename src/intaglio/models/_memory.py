@@ -146,6 +146,7 @@ def of_pictures(
     found: dict[str, Any] = {"features": net.name, "compared": few}
     for name, vectors in sets.items():
         found[f"kid_like{name}"] = measures.kid(vectors, real).plain()
+        found[f"fid_like{name}"] = round(measures.frechet(vectors, real), 4)
         covered = measures.prdc(real, vectors)
         for key in ("precision", "recall", "density", "coverage"):
             found[f"{key}{name}"] = round(getattr(covered, key), 4)
