@@ -374,6 +374,17 @@ def test_a_pickle_is_refused_by_name_with_the_way_to_convert_it(tmp_path: Path) 
     assert "pytorch_model.bin is a pickle" in error.what and "save_pretrained" in error.fix
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("content", [b"", b"null", b"PK\x03\x04archive/data.pkl"])
+def test_damaged_files_of_a_given_model_are_refused(tmp_path: Path, name: str, content: bytes) -> None:
+    """Also a pickle under the name of safetensors; whatever transformers would raise."""
+    folder = given(RunContext(tmp_path).project / "given")
+    (folder / name).write_bytes(content)
+    error = refused(tmp_path)
+    assert name in error.what + error.fix or "kind" in error.what
+    assert "pickle" in error.what or name != "model.safetensors" or not content.startswith(b"PK")
+
+
 def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
     _, _, ctx = fit(tmp_path)
     weights = ctx.out / "base" / "model.safetensors"

@@ -18,6 +18,8 @@ import torch
 from intaglio.core.errors import MissingExtra, UserError
 from intaglio.core.hashing import digest, sha256_file
 from intaglio.core.i18n import t
+from intaglio.models._checkpoint import said
+from intaglio.nn.checkpoint import Pickled, read_meta
 
 READ = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "*.txt")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.msgpack", "*.h5")
@@ -80,7 +82,24 @@ def base_in(folder: Path, *, name: str, revision: str = "", where: str = "") -> 
             " of transformers writes safetensors"
         )
         raise UserError(what, where=where, fix=fix if pickled else t("copy the weights there too"))
+    _refuse_damaged(folder, where)
     return Base(folder, name, revision, files_of(folder))
+
+
+def _refuse_damaged(folder: Path, where: str) -> None:
+    """Headers of the weights and ``config.json`` are read; what ``transformers`` says of a damaged one helps nobody."""
+    for path in (folder / "config.json", *sorted(folder.glob("*.safetensors"))):
+        try:
+            if path.suffix == ".json":
+                json.loads(path.read_text("utf-8"))
+            else:
+                read_meta(path)
+        except Pickled as error:
+            what = t("{file} is a pickle, which can run any code when it is read; only safetensors are", file=path.name)
+            raise UserError(what, where=where, fix=error.convert) from error
+        except ValueError as error:
+            what = t("{file} of the given model is damaged: {error}", file=path.name, error=said(error))
+            raise UserError(what, where=where, fix=t("copy it again from where it came")) from error
 
 
 def base_of_project(project: Path, name: str, *, where: str) -> Base:
@@ -179,9 +198,9 @@ def open_model(folder: Path, *, device: str, dtype: torch.dtype, where: str = ""
 
     Errors: UserError where it is of another kind, wants code of its own, or its weights do not fill it.
     """
-    config = json.loads((folder / "config.json").read_text("utf-8"))
+    library = transformers_here()
     try:
-        model, report = transformers_here().AutoModelForCausalLM.from_pretrained(
+        model, report = library.AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
             use_safetensors=True,
@@ -189,10 +208,9 @@ def open_model(folder: Path, *, device: str, dtype: torch.dtype, where: str = ""
             local_files_only=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
-        kind = config.get("model_type", "?")
+    except Exception as error:  # whatever the class of the model that config.json names raises
         raise UserError(
-            t("a model of the kind {kind} cannot be opened: {error}", kind=kind, error=str(error)[:300]),
+            t("a model of the kind {kind} cannot be opened: {error}", kind=_kind(folder), error=said(error)),
             where=where,
             fix=t("take a causal language model that transformers knows without code of its own"),
         ) from error
@@ -206,15 +224,19 @@ def open_model(folder: Path, *, device: str, dtype: torch.dtype, where: str = ""
     return model.to(device).eval()
 
 
+def _kind(folder: Path) -> str:
+    told = json.loads((folder / "config.json").read_text("utf-8"))
+    return str(told.get("model_type", "?")) if isinstance(told, dict) else "?"
+
+
 def open_tokenizer(folder: Path, *, where: str = "") -> Any:
     """The tokenizer in ``folder``. Errors: UserError where there is none, or it has no token that ends a text."""
+    library = transformers_here()
     try:
-        tokenizer = transformers_here().AutoTokenizer.from_pretrained(
-            folder, trust_remote_code=False, local_files_only=True
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        tokenizer = library.AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # as above; the tokenizers of Rust raise bare ones
         raise UserError(
-            t("the model's tokenizer cannot be opened: {error}", error=str(error)[:300]),
+            t("the model's tokenizer cannot be opened: {error}", error=said(error)),
             where=where,
             fix=t("copy tokenizer.json and tokenizer_config.json beside the weights"),
         ) from error
