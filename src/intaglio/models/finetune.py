@@ -32,6 +32,7 @@ from intaglio.models._corpus import warn_of_sameness
 from intaglio.models._cost import START, steps_seconds
 from intaglio.models._given import Base
 from intaglio.models._given_writer import GivenWriter, special_ids, token_nats
+from intaglio.models._ignored import warn_of_ignored
 from intaglio.models._lessons import LEARNED, PLAIN_TEMPLATE, Lessons, Split, batch, conversation, prepare
 from intaglio.models._memory import of_texts
 from intaglio.models._room import check_room
@@ -162,6 +163,8 @@ class Component:
         where = f"intaglio.toml [models.{ctx.step}]"
         if self.config.method == "lora":
             peft_package()
+        else:
+            warn_of_ignored(self.config, "rank", "alpha", setting='method = "full"', ctx=ctx)
         base = self._base(ctx, where)
         with machine(device=ctx.device, threads=ctx.threads):
             tokenizer = _given.open_tokenizer(base.folder, where=where)

@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from intaglio.core.config import Names, Role, StepConfig
@@ -32,6 +32,7 @@ from intaglio.models._checkpoint import reading
 from intaglio.models._cost import START, compiled_step, muon_flops, steps_seconds
 from intaglio.models._flow_figures import DRAWN, LEAST, figures
 from intaglio.models._flow_prints import Flow, export_folder
+from intaglio.models._ignored import warn_of_ignored
 from intaglio.models._pictures import Form, Shard, choose_side, gather, probe
 from intaglio.models._prints import Prints
 from intaglio.models._prints import read_checkpoint as read_vae
@@ -78,6 +79,12 @@ class Config(StepConfig):
     fit: Literal["cover", "contain"] = "cover"
     background: Literal["white", "black"] = "white"
     publish_px: int = Field(default=256, ge=0, le=4096)
+
+    @model_validator(mode="after")
+    def _whole_heads(self) -> Self:
+        if self.net == "dit" and (self.width or 64) % 64:
+            raise ValueError(t("width of a dit is a multiple of 64; got {width}", width=self.width))
+        return self
 
 
 TINY: dict[str, Any] = {"data": "pictures", "size": "tiny", "size_px": 16, "width": 16, "images": 600, "batch": 16}
@@ -178,6 +185,10 @@ class Component:
             )
         _conditions.check(pictures, config.condition, ctx)
         codes = _codes(config, ctx)
+        if config.condition == "none":
+            warn_of_ignored(config, "guidance", setting='condition = "none"', ctx=ctx)
+        if codes is not None:
+            warn_of_ignored(config, "fit", "background", setting="codes", ctx=ctx)
         with machine(device=ctx.device, threads=ctx.threads) as device:
             if codes is not None:
                 form = codes.form

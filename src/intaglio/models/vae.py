@@ -29,6 +29,7 @@ from intaglio.models import _density
 from intaglio.models._checkpoint import reading
 from intaglio.models._cost import START, judging_seconds, training_seconds
 from intaglio.models._feed import ALL, Feed, floats, moments
+from intaglio.models._ignored import warn_of_ignored
 from intaglio.models._memory import of_pictures
 from intaglio.models._pictures import Form, Shard, choose_side, gather, probe
 from intaglio.models._prints import Prints, export_folder, read_checkpoint, sheet, write_checkpoint
@@ -186,6 +187,8 @@ class Component:
                 fix=t("name a data step with pictures in 'data'"),
             )
         config, dial = self.config, DIALS[self.config.size]
+        idle = ("latents",) if config.net == "map" else ("channels", "down")
+        warn_of_ignored(config, *idle, setting=f'net = "{config.net}"', ctx=ctx)
         with machine(device=ctx.device, threads=ctx.threads) as device:
             median_px, grey = probe(pictures, ctx)
             side = config.size_px or choose_side(median_px, dial.largest_px)
