@@ -256,10 +256,13 @@ def test_loss_leaves_out_the_frame_that_is_given() -> None:
     torch.manual_seed(0)
     noise, x = torch.randn(2, 4, 1, 8, 8), torch.ones(2, 4, 1, 8, 8)
     x[:, 0] = 3.0
-    model = fn.Velocity(shape)
+    model, half = fn.Velocity(shape), torch.full((2,), 0.5)
     model.net.last.bias.data[:] = torch.tensor([1.0, -100.0])  # all is expected to be 1, nothing of the first frame
-    found = fn.loss(model, noise, x, torch.full((2,), 0.5), torch.tensor([1.0, 0.0]))
-    assert found.tolist() == pytest.approx([0.0, ((1 - 3) / 0.5) ** 2 / 4], abs=1e-3)
+    whole, moved = fn.motion_loss(model, noise, x, half)
+    assert whole.tolist() == pytest.approx([0.0, 0.0], abs=1e-3)
+    assert moved.tolist() == pytest.approx([((3 - 1) / 0.5) ** 2] * 2, rel=1e-3), "the first frame alone is all wrong"
+    found = fn.picture_loss(model, noise[:, :1], x[:, :1], half)
+    assert found.tolist() == pytest.approx([((1 - 3) / 0.5) ** 2] * 2, rel=1e-3)
 
 
 def test_estimate_grows_with_what_is_asked_and_nothing_is_computed() -> None:

@@ -48,7 +48,7 @@ class Shape:
 
 
 class Velocity(nn.Module):
-    """The field: x (B, T, C, H, W), time and span (B,), and where known first frames, to a velocity, float32."""
+    """The field: clips (B, T, C, H, W) with their first frames, or pictures (B, 1, C, H, W), to a velocity, float32."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -56,36 +56,42 @@ class Velocity(nn.Module):
         self.net = VideoUNet(**asdict(shape))
         self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stubs forget it
 
-    def forward(
-        self, x: Tensor, t_B: Tensor, span_B: Tensor, first: Tensor | None = None, known_B: Tensor | None = None
-    ) -> Tensor:
-        """The network tells the data it expects; its velocity from where x is leads there (``SLOWEST``: a bound)."""
-        expected = self.net(x, t_B, span_B, first, known_B)
-        return (expected - x) / (1.0 - t_B).clamp(min=SLOWEST).view(-1, 1, 1, 1, 1)
+    def forward(self, x: Tensor, t_B: Tensor, span_B: Tensor, first: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The network tells the data it expects; its velocity from where x is leads there (``SLOWEST``: a bound).
+
+        Besides, the velocity that would lead to the first frame as it is moved.
+        """
+        left = (1.0 - t_B).clamp(min=SLOWEST).view(-1, 1, 1, 1, 1)
+        expected, moved = self.net(x, t_B, span_B, first)
+        return (expected - x) / left, (moved - x) / left
 
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
 
-def field(model: Velocity, first_BCHW: Tensor | None = None, known_B: Tensor | None = None) -> flow.Field:
-    """The model as a field, in the machine's fast precision.
+def field(model: Velocity, first_BCHW: Tensor | None = None) -> flow.Field:
+    """The model as a field, in the machine's fast precision: of pictures, or of clips that go on from a first frame.
 
-    Where ``known_B`` is 1, the first frame stands at ``first_BCHW`` whatever x says, and does not move.
+    A clip's first frame stands at ``first_BCHW`` whatever x says, and does not move.
     """
-    device = str(model.device)
-    dtype = fast_dtype(device)
 
     def ask(x: Tensor, t_B: Tensor, span_B: Tensor) -> Tensor:
-        with autocast(device, dtype):
-            if first_BCHW is None or known_B is None:
-                return model(x, t_B, span_B)
-            known = known_B.view(-1, 1, 1, 1, 1)
-            start = torch.lerp(x[:, :1], first_BCHW[:, None], known)
-            found = model(torch.cat([start, x[:, 1:]], 1), t_B, span_B, first_BCHW, known_B)
-            return torch.cat([found[:, :1] * (1 - known), found[:, 1:]], 1)
+        found = velocities(model, x, t_B, span_B, first_BCHW)[0]
+        return found if first_BCHW is None else torch.cat([torch.zeros_like(found[:, :1]), found[:, 1:]], 1)
 
     return ask
+
+
+def velocities(
+    model: Velocity, x: Tensor, t_B: Tensor, span_B: Tensor, first_BCHW: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """What the model answers, where a clip's first frame is put in its place."""
+    device = str(model.device)
+    with autocast(device, fast_dtype(device)):
+        if first_BCHW is not None:
+            x = torch.cat([first_BCHW[:, None], x[:, 1:]], 1)
+        return model(x, t_B, span_B, first_BCHW)
 
 
 def draw_times(count: int, frames: int, generator: torch.Generator) -> Tensor:
@@ -93,13 +99,19 @@ def draw_times(count: int, frames: int, generator: torch.Generator) -> Tensor:
     return later(flow.draw_times(count, law="logit-normal", generator=generator), frames)
 
 
-def loss(model: Velocity, noise: Tensor, x: Tensor, t_B: Tensor, known_B: Tensor) -> Tensor:
-    """Mean squared velocity error of each clip (B,), over the frames that are not given."""
-    ask = field(model, x[:, 0], known_B)
-    wrong = (ask(flow.between(noise, x, t_B), t_B, torch.zeros_like(t_B)) - (x - noise)).square().flatten(2).mean(2)
-    given = torch.zeros_like(wrong)
-    given[:, 0] = known_B
-    return (wrong * (1 - given)).sum(1) / (1 - given).sum(1)
+def picture_loss(model: Velocity, noise: Tensor, x: Tensor, t_B: Tensor) -> Tensor:
+    """Mean squared velocity error of each picture (B, 1, C, H, W): (B,)."""
+    return flow.velocity_loss(field(model), noise, x, t_B)
+
+
+def motion_loss(model: Velocity, noise: Tensor, x: Tensor, t_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean squared velocity error of each clip (B,), over the frames behind the first, which is given.
+
+    Besides, that of the first frame as it is moved: how well motion alone tells the clip.
+    """
+    found = velocities(model, flow.between(noise, x, t_B), t_B, torch.zeros_like(t_B), x[:, 0])
+    whole, moved = ((each - (x - noise))[:, 1:].square().flatten(1).mean(1) for each in found)
+    return whole, moved
 
 
 def noise_like(x: Tensor, generator: torch.Generator) -> Tensor:
@@ -151,7 +163,9 @@ class Lessons:
         mirrored_B: np.ndarray[Any, Any] | None = None,
     ) -> Tensor:
         """These clips; turn_B: of loops, the frame they start at. mirrored_B: which of them are mirrored."""
-        rows_BT = self.films.rows(clips_B2, turn_B)
+        return self._of(self.films.rows(clips_B2, turn_B), mirrored_B)
+
+    def _of(self, rows_BT: np.ndarray[Any, Any], mirrored_B: np.ndarray[Any, Any] | None) -> Tensor:
         if self._maps is not None:
             side = np.zeros(len(rows_BT), dtype=np.int64) if mirrored_B is None else mirrored_B.astype(np.int64)
             return torch.from_numpy(np.array(self._maps[side[:, None], rows_BT]))
@@ -161,6 +175,12 @@ class Lessons:
             if mirrored_B is None
             else torch.where(torch.from_numpy(mirrored_B)[:, None, None, None, None], x.flip(4), x)
         )
+
+    def pictures(
+        self, clips_B2: np.ndarray[Any, Any], frame_B: np.ndarray[Any, Any], mirrored_B: np.ndarray[Any, Any] | None
+    ) -> Tensor:
+        """One frame of each clip: (B, 1, C, H, W)."""
+        return self._of(np.take_along_axis(self.films.rows(clips_B2), frame_B[:, None], 1), mirrored_B)
 
     def pixels(self, clips_B2: np.ndarray[Any, Any]) -> Tensor:
         """The frames themselves, uint8 (B, T, C, H, W)."""

@@ -1,7 +1,7 @@
 """What a trained video model is judged by: losses beside closed-form baselines, motion, frames, and nearness to copies.
 
-The baselines know mean and variance alone: of each pixel of a clip, or (where the first frame is given) of how far each
-pixel strays from that frame: a still picture, with the right doubt about it.
+The baselines know mean and variance alone: of each pixel of a first frame; and of a clip that goes on from one, of how
+far each pixel strays from that frame: a still picture, with the right doubt about it.
 """
 
 from __future__ import annotations
@@ -41,25 +41,32 @@ def figures(model: fn.Velocity, lessons: fn.Lessons, made: Clips, *, seed: int, 
 
 
 def losses(model: fn.Velocity, lessons: fn.Lessons, judged: np.ndarray[Any, Any], seed: int) -> dict[str, Tensor]:
-    """Flow loss of each judged clip, from nothing and with its first frame given, each beside its baseline."""
+    """Flow loss of each judged clip, of its first frame alone and of how it goes on, each beside its baseline."""
     train = lessons.x(lessons.some(lessons.train, 512))
-    mean, variance = train.mean(0), train.var(0, correction=0) + 1e-4
+    mean, variance = train[:, 0].mean(0), train[:, 0].var(0, correction=0) + 1e-4
     strayed = (train[:, 1:] - train[:, :1]).square().mean(0) + 1e-4
     generator = torch.Generator().manual_seed(derive(seed, "figures"))
     found: dict[str, list[Tensor]] = {"loss": [], "baseline_loss": [], "animate_loss": [], "still_loss": []}
     for start in range(0, len(judged), 8):
-        x = lessons.x(judged[start : start + 8])
-        noise = fn.noise_like(x, generator)
-        time_B = fn.draw_times(len(x), x.shape[1], generator)
-        at, wanted = flow.between(noise, x, time_B), x - noise
-        noise_, x_, time_ = (each.to(model.device) for each in (noise, x, time_B))
-        found["loss"].append(fn.loss(model, noise_, x_, time_, torch.zeros_like(time_)).cpu())
-        found["animate_loss"].append(fn.loss(model, noise_, x_, time_, torch.ones_like(time_)).cpu())
-        guess = flow.gaussian_velocity(at, time_B, mean, variance)
-        found["baseline_loss"].append((guess - wanted).square().flatten(1).mean(1))
-        guess = flow.gaussian_velocity(at[:, 1:], time_B, x[:, :1], strayed)
-        found["still_loss"].append((guess - wanted[:, 1:]).square().flatten(1).mean(1))
+        clips = lessons.x(judged[start : start + 8])
+        begun, going_on = _drawn(clips[:, :1], generator), _drawn(clips, generator)
+        found["loss"].append(fn.picture_loss(model, *(each.to(model.device) for each in begun)).cpu())
+        found["baseline_loss"].append(_wrong(*begun, mean, variance))
+        found["animate_loss"].append(fn.motion_loss(model, *(each.to(model.device) for each in going_on))[0].cpu())
+        later = (going_on[0][:, 1:], clips[:, 1:], going_on[2])
+        found["still_loss"].append(_wrong(*later, clips[:, :1], strayed))
     return {name: torch.cat(each) for name, each in found.items()}
+
+
+def _drawn(x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Noise, data and times as they are learned."""
+    return fn.noise_like(x, generator), x, fn.draw_times(len(x), x.shape[1], generator)
+
+
+def _wrong(noise: Tensor, x: Tensor, t_B: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+    """Loss (B,) of who knows mean and variance alone."""
+    guess = flow.gaussian_velocity(flow.between(noise, x, t_B), t_B, mean, variance)
+    return (guess - (x - noise)).square().flatten(1).mean(1)
 
 
 def gone_on(moved: Tensor, real: Tensor, lessons: fn.Lessons) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""A trained video model that makes clips: from seeds, or going on from a picture as their first frame.
+"""A trained video model that makes clips: going on from a picture as their first frame, given or drawn before.
 
 Clips are computed four at a time, always four, so that none depends on how many are asked for.
 """
@@ -81,29 +81,36 @@ class Clips:
         return torch.from_numpy(np.ascontiguousarray(found.transpose(2, 0, 1)))
 
     # ----------------------------------------------------------------------------------------------- parts of it
-    def noise(self, seed: int) -> Tensor:
-        """The noise (T, C, H, W) that ``seed`` stands for."""
+    def noise(self, seed: int) -> tuple[Tensor, Tensor]:
+        """The noise that ``seed`` stands for: of a picture (1, C, H, W), and of a clip (T, C, H, W)."""
         generator = torch.Generator().manual_seed(seed)
-        return fn.noise_like(torch.empty(1, *self.model.shape.dims), generator)[0]
+        frames, *dims = self.model.shape.dims
+        picture, clip = (fn.noise_like(torch.empty(1, count, *dims), generator)[0] for count in (1, frames))
+        return picture, clip
 
     @torch.no_grad()
     def pixels(self, seeds: Sequence[int], first_NCHW: Tensor | None = None) -> Tensor:
-        """Clips as uint8 (N, T, C, H, W); with ``first_NCHW`` (uint8) those are the first frames."""
+        """Clips as uint8 (N, T, C, H, W), going on from ``first_NCHW`` (uint8), or from pictures drawn first."""
         known = None if first_NCHW is None else self._x(first_NCHW)
-        times = fn.stops(self.steps, self.frames)
         found: list[Tensor] = []
         with machine(device=self.device, threads=self.threads):
             for start in range(0, len(seeds), AT_ONCE):
                 chances = list(seeds[start : start + AT_ONCE])
-                x = _four(torch.stack([self.noise(seed) for seed in chances])).to(self.device)
-                ask = fn.field(self.model)
-                if known is not None:
+                pictures, clips = zip(*map(self.noise, chances), strict=True)
+                if known is None:
+                    first = self._flowed(fn.field(self.model), torch.stack(pictures))[:, 0]
+                else:
                     first = _four(known[start : start + AT_ONCE]).to(self.device)
-                    ask = fn.field(self.model, first, torch.ones(AT_ONCE, device=self.device))
-                    x[:, 0] = first
-                x = flow.euler(ask, flow.heun(ask, x, times[:-1]), times[-2:])
+                x = self._flowed(fn.field(self.model, first), torch.stack(clips))
+                x[:, 0] = first
                 found.append(self._decoded(x.float().cpu()[: len(chances)]))
         return torch.cat(found) if found else torch.empty(0, self.frames, self.form.channels, *[self.form.size_px] * 2)
+
+    def _flowed(self, ask: flow.Field, noise: Tensor) -> Tensor:
+        """From noise (up to four, each with its frames) to four pictures or clips."""
+        times = fn.stops(self.steps, noise.shape[1])
+        x = _four(noise).to(self.device)
+        return flow.euler(ask, flow.heun(ask, x, times[:-1]), times[-2:])
 
     def _x(self, pixels_NCHW: Tensor) -> Tensor:
         return pixels_to_x(pixels_NCHW) if self.codes is None else self.codes.encode_maps(pixels_NCHW)
@@ -156,12 +163,12 @@ README = """# A video model made by Intaglio
 
 `model.safetensors` holds all tensors in float32; `config.json` says the shape.
 
-`net.*` answers clips x (B, T, C, H, W) and a time and a span (B, each; the span is 0) with the clip that
-is expected at time 1; `v = (net(x, time, 0) - x) / max(1 - time, 0.05)` is the velocity that leads there. Start from
-standard normal noise at time 0, half of whose variance all frames have in common, and go to time 1:
-`x += (later - time) * v`. A frame is given to it as x's first frame, again behind every frame (C
-more channels), and as a plane of ones in the first frame and zeros in the others; the network's last channel
-says (by a sigmoid) how much of that frame is to be seen in the place of its other channels. At time 1, x is {what}.
+`net.*` answers pictures x (B, 1, C, H, W), or clips x (B, T, C, H, W) with their first frames, and a time and a span
+(B, each; the span is 0) with what is expected at time 1; `v = (net(x, time, 0, first)[0] - x) / max(1 - time, 0.05)` is
+the velocity that leads there. Start from standard normal noise at time 0, and go to time 1: `x += (later - time) * v`.
+Draw a picture, then a clip whose first frame it is and stays; half of the variance of a clip's noise all its frames
+have in common. The network tells (`net.motion`) where each pixel of each frame is found in the first one, and (by a
+sigmoid of its last channel) how much of that is to be seen in the place of its other channels. At time 1, x is {what}.
 
 The layers are those of `intaglio/nn/video.py`. No other library has this network. The weights inherit the licence of
 the films they learned from.

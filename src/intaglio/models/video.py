@@ -1,11 +1,13 @@
 """Video: learns short clips as a flow with a time axis, makes new ones and loops, and sets pictures in motion.
 
 Papers:  Liu et al. (2022), "Flow Straight and Fast", arXiv:2209.03003, eq. 1; Ho et al. (2022), "Video Diffusion
-         Models", arXiv:2204.03458; Blattmann et al. (2023), "Align your Latents", arXiv:2304.08818 (flow over the codes
-         of a picture autoencoder, with layers along time).
-Code:    written from the papers; differs in: times are moved towards the noise by the number of frames; a given first
-         frame stands still in the flow; loops are learned on a circle of time. Without ``codes`` it learns over pixels,
-         which is simpler; which of the two is better at 32 to 64 a side has not been measured.
+         Models", arXiv:2204.03458 (clips and single pictures learned together); Siarohin et al. (2019),
+         arXiv:2003.00196 (motion warps a given frame); Blattmann et al. (2023), "Align your Latents",
+         arXiv:2304.08818 (flow over the codes of a picture autoencoder, with layers along time).
+Code:    written from the papers; differs in: a clip always goes on from its first frame, which is given, or drawn
+         before as a picture; times are moved towards the noise by the number of frames; loops are learned on a circle
+         of time. Without ``codes`` it learns over pixels, which is simpler; which of the two is better at 32 to 64 a
+         side has not been measured.
 Licence: ours. Weights inherit the licence of the films they learned from.
 """
 
@@ -92,7 +94,8 @@ class Dial:
 
 
 DIALS = {"tiny": Dial(32, 64, 1, 12_000), "small": Dial(48, 64, 2, 64_000), "base": Dial(96, 96, 2, 400_000)}
-GIVEN = 0.5  # share of clips shown with their first frame, so that both ways of beginning are learned
+PICTURES = 4  # single frames learned beside each clip
+MOVED = 0.5  # weight of the first frame alone, as it is moved: else motion is not found before its share is given up
 LOOKED_AT = 48
 REACHED, PER_STEP = 0.33, 0.02  # of steps_seconds
 SHOWN = 8
@@ -236,30 +239,51 @@ class Session:
         self.share = parallel.Share(config.batch, seed=ctx.seed)
 
     def loss(self, micro: int, generator: torch.Generator) -> Tensor:
-        """Mean squared velocity error of a micro-batch of clips, half of the step's told their first frame."""
-        config, device, batch = self.config, self.model.device, self.config.batch
+        """Mean squared velocity error of a micro-batch: of clips going on from their first frames, and of pictures."""
         step, own = self.share(micro, generator)
+        clips, pictures = self._clips(step, own, generator), self._pictures(step, own, generator)
+        going_on, moved = fn.motion_loss(self.model, *self._noised(clips, 1, own, generator))
+        begun = fn.picture_loss(self.model, *self._noised(pictures, PICTURES, own, generator))
+        return (going_on.mean() + MOVED * moved.mean() + begun.mean()) / 2
+
+    def _noised(self, x: Tensor, count: int, own: slice, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Noise, clips or pictures (``count`` a row of the batch), and times, where the model lies."""
+        whole = self.config.batch * count
+        noise = fn.noise_like(torch.empty((whole, *x.shape[1:]), device="meta"), generator)
+        time_B = fn.draw_times(whole, x.shape[1], generator)
+        noise, time_B = (each.unflatten(0, (-1, count))[own].flatten(0, 1) for each in (noise, time_B))
+        return noise, x.to(self.model.device), time_B
+
+    def _clips(self, step: int, own: slice, generator: torch.Generator) -> Tensor:
+        config, device, batch = self.config, self.model.device, self.config.batch
         index = rows(step, batch=batch, count=len(self.lessons.train), seed=self.ctx.seed)[own]
-        chance = torch.rand(3, batch, generator=generator, device=device)
-        turn = (chance[0, own] * config.frames).long().cpu().numpy() if config.loop else None
-        mirrored = (chance[1, own] < 0.5).cpu().numpy() if config.flip else None
-        x = self.lessons.x(self.lessons.train[index], turn, mirrored).to(device)
-        noise = fn.noise_like(torch.empty((batch, *x.shape[1:]), device="meta"), generator)[own]
-        time_B = fn.draw_times(batch, config.frames, generator)[own]
-        return fn.loss(self.model, noise, x, time_B, (chance[2, own] < GIVEN).float()).mean()
+        chance = torch.rand(2, batch, generator=generator, device=device)[:, own]
+        turn = (chance[0] * config.frames).long().cpu().numpy() if config.loop else None
+        mirrored = (chance[1] < 0.5).cpu().numpy() if config.flip else None
+        return self.lessons.x(self.lessons.train[index], turn, mirrored)
+
+    def _pictures(self, step: int, own: slice, generator: torch.Generator) -> Tensor:
+        """Frames (B PICTURES, 1, C, H, W) of other clips."""
+        batch, train, seed = self.config.batch, self.lessons.train, derive(self.ctx.seed, "pictures")
+        index = rows(step, batch=batch * PICTURES, count=len(train), seed=seed).reshape(batch, PICTURES)[own].ravel()
+        chance = torch.rand(2, batch, PICTURES, generator=generator, device=self.model.device)[:, own].flatten(1)
+        mirrored = (chance[1] < 0.5).cpu().numpy() if self.config.flip else None
+        return self.lessons.pictures(train[index], (chance[0] * self.config.frames).long().cpu().numpy(), mirrored)
 
     @torch.no_grad()
     def evaluate(self) -> Tensor:
-        """Held-out flow loss of each clip, half of them told their first frame; the same chance at every call."""
+        """Held-out loss of each clip, as it is learned; the same chance at every call."""
         lessons, device = self.lessons, self.model.device
         generator = torch.Generator().manual_seed(derive(self.ctx.seed, "judge"))
         found, looked_at = [], lessons.some(lessons.judged, LOOKED_AT)
         for start in range(0, len(looked_at), 8):
-            x = lessons.x(looked_at[start : start + 8])
-            noise = fn.noise_like(x, generator)
-            time_B = fn.draw_times(len(x), x.shape[1], generator)
-            known_B = (torch.arange(len(x)) % 2).float()
-            found.append(fn.loss(self.model, *(each.to(device) for each in (noise, x, time_B, known_B))))
+            whole = lessons.x(looked_at[start : start + 8])
+            drawn = []
+            for x in (whole, whole[:, :1]):
+                noise, time_B = fn.noise_like(x, generator), fn.draw_times(len(x), x.shape[1], generator)
+                drawn.append([each.to(device) for each in (noise, x, time_B)])
+            going_on, _ = fn.motion_loss(self.model, *drawn[0])
+            found.append((going_on + fn.picture_loss(self.model, *drawn[1])) / 2)
         return torch.cat(found).cpu()
 
     def made(self) -> Clips:
@@ -297,7 +321,7 @@ class Session:
 
 def optimizers(model: fn.Velocity, *, rate: float) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside, AdamW for those at the edges (frames, times) and everything else."""
-    edges = ("net.told.time", "net.told.span", "net.into", "net.last")
+    edges = ("net.told.time", "net.told.span", "net.into", "net.place", "net.last", "net.motion.more")
     inside: list[torch.nn.Parameter] = []
     others: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
@@ -351,7 +375,9 @@ def _work_per_clip(shape: fn.Shape) -> tuple[float, int, float]:
         model = fn.Velocity(shape).to("meta")  # with the buffers that come from numbers
         x, time_B = torch.zeros(1, *shape.dims), torch.zeros(1)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            model(x, time_B, time_B)
+            model(x, time_B, time_B, x[:, 0])
+            for _ in range(PICTURES):
+                model(x[:, :1], time_B, time_B)
     weights = sum(p.numel() for p in model.parameters())
     return (
         float(counter.get_total_flops()),
