@@ -104,6 +104,15 @@ def test_what_the_players_are_told_changes_what_they_do() -> None:
     assert len({round(answer, 6) for answer in answers}) == 3
 
 
+def test_every_weight_is_learned_by_one_optimizer_and_conditions_faster_than_biases() -> None:
+    model = adversaries(conditions=3)
+    groups = [group for each in game.optimizers(model, rate=0.01, dtype=torch.float32) for group in each.param_groups]
+    rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    assert len(rates) == sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+    named = {name: rates[id(parameter)] for name, parameter in model.named_parameters()}
+    assert named["critic.seen.0.weight"] > named["critic.embed.weight"] > named["critic.seen.0.bias"]
+
+
 def test_parts_of_the_distance_add_up_to_the_kernel_distance() -> None:
     real, fake = torch.randn(40, 6), torch.randn(30, 6) + 0.5
     parts = game.distance_parts(real, fake)

@@ -74,15 +74,17 @@ def matrices(model: nn.Module) -> list[nn.Parameter]:
 
 
 def optimizers(model: nn.Module, *, rate: float, dtype: torch.dtype) -> list[torch.optim.Optimizer]:
-    """Muon for ``matrices``, its products in ``dtype``; AdamW without momentum, at a tenth of the rate, for the rest.
+    """Muon for ``matrices``, its products in ``dtype``; AdamW without momentum for the rest: conditions at half the
+    rate (at a tenth, one of three classes was never drawn), biases and the last layer at a tenth.
 
-    The gradients of a game turn: momentum is short, and the updates of both players keep the size of ``rate``.
+    The gradients of a game turn, so Muon's momentum is short.
     """
-    inside = matrices(model)
-    known = {id(parameter) for parameter in inside}
+    inside, told = matrices(model), [p for name, p in model.named_parameters() if "embed" in name]
+    known = {id(parameter) for parameter in inside + told}
     others = [parameter for parameter in model.parameters() if id(parameter) not in known]
-    muon = Muon(inside, lr=rate, momentum=MOMENTUM, dtype=dtype)
-    return [muon, adamw(others, lr=0.1 * rate, betas=(0.0, 0.99))]
+    found: list[torch.optim.Optimizer] = [Muon(inside, lr=rate, momentum=MOMENTUM, dtype=dtype)]
+    parts = ((others, 0.1), (told, 0.5))
+    return found + [adamw(part, lr=share * rate, betas=(0.0, 0.99)) for part, share in parts if part]
 
 
 @dataclass(frozen=True, kw_only=True)
