@@ -16,6 +16,7 @@ import pytest
 
 from intaglio.cli import _app, _output, _progress, _text
 from intaglio.cli.main import main
+from intaglio.cli.run import problem
 from intaglio.core.errors import StepFailed, UserError
 
 CONTRACT = (
@@ -323,3 +324,11 @@ def test_doctor_finds_a_damaged_ledger(tmp_path: Path, capsys: pytest.CaptureFix
     code, out, _ = called(capsys, "-C", str(tmp_path), "doctor", "--json")
     broken = next(each for each in last_json(out)["checks"] if each["name"] == "ledger")
     assert code == 1 and broken["state"] == "error" and "restore" in broken["fix"]
+
+
+@pytest.mark.parametrize("where", ["", "[models.m]", "intaglio.toml [models.m]", "m"])
+def test_a_failed_step_is_named_once(where: str) -> None:
+    step = {"stage": "models", "name": "m", "error": {"error": "no", "where": where, "fix": "", "kind": "user"}}
+    assert list(problem(step)) == ["error: [models.m] no"]
+    step["error"] = {**step["error"], "where": "a.png"}  # type: ignore[dict-item]
+    assert list(problem(step)) == ["error: [models.m] a.png: no"]
