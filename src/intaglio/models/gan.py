@@ -103,7 +103,7 @@ LOW_COVERAGE = 0.3
 FIRM = 3.0  # times gamma at the start, when the critic could run away; falling over the first third
 SHOWN = 64
 AHEAD = 64
-REACHED, PER_STEP = 0.34, 0.014  # of steps_seconds
+REACHED, PER_STEP = 0.31, 0.015  # of steps_seconds
 
 
 class Component:
