@@ -192,6 +192,22 @@ def test_loops_go_round_or_there_and_back(tmp_path: Path) -> None:
     assert films_.rows(clips[1:2]).tolist() == [[16, 17, 18, 19, 20, 19, 18, 17]]
 
 
+def test_no_clip_goes_across_a_change_of_scene(tmp_path: Path) -> None:
+    ctx = RunContext(tmp_path / "cut")
+    films_ = films_of(ctx, [item(ctx, np.concatenate([square(0, 9), 255 - square(1, 11)]), 0)])
+    assert films_.scenes.tolist() == [9]
+    assert films_.clips(train=True)[:, 0].tolist() == [0, 1, 2, 3, 9, 10, 11, 12, 13, 14]
+    ctx = RunContext(tmp_path / "long")
+    films_ = films_of(ctx, [item(ctx, np.concatenate([square(0, 5), 255 - square(1, 5)]), 0)], frames=8)
+    assert len(films_.clips(train=True)) == 3 and any("change of scene" in text for text in ctx.warnings)
+
+
+def test_a_film_in_which_all_moves_fast_is_not_cut_up(tmp_path: Path) -> None:
+    ctx, chance = RunContext(tmp_path), np.random.default_rng(0)
+    flicker = chance.integers(0, 255, (12, 3, 1, 1)) + np.zeros((1, 1, SIDE, SIDE))
+    assert not len(films_of(ctx, [item(ctx, flicker.astype(np.uint8), 0)]).scenes)
+
+
 def test_mixed_sizes_and_rates_are_brought_to_one_and_said(tmp_path: Path) -> None:
     ctx = RunContext(tmp_path)
     items = squares(ctx, 2, 1) + [item(ctx, square(5, 40, side=32), 9, fps=32.0)]

@@ -27,6 +27,7 @@ from intaglio.nn.checkpoint import write_atomic
 PROBED = 48
 USUAL_FPS = 8.0
 STILL = 1.5  # mean difference of neighbouring frames, in byte values, below which nothing is seen to move
+SCENE, SCENE_TIMES = 15.0, 3.0  # a scene changes where frames differ so much (byte values), and so many times as around
 ROUND = 4  # a film that joins its own end is taken whole up to this many times the frames of a clip
 
 
@@ -48,7 +49,7 @@ class Cut:
 class Films:
     """frames: uint8 [F, C, H, W]. starts: where each film begins, and the end. train: how many films to learn from.
 
-    joined: of each film, whether its last frame leads to its first.
+    joined: of each film, whether its last frame leads to its first. scenes: first frames behind a change of scene.
     """
 
     frames: np.ndarray[Any, Any]
@@ -58,6 +59,7 @@ class Films:
     form: Form
     cut: Cut
     skipped: int
+    scenes: np.ndarray[Any, Any]
 
     @property
     def heldout(self) -> int:
@@ -66,8 +68,19 @@ class Films:
     def clips(self, *, train: bool) -> np.ndarray[Any, Any]:
         """int64 [count, 2]: first frame of every clip, and how many frames a whole turn takes (0: none).
 
-        To learn from, clips start at every frame; held-out ones stand side by side.
+        To learn from, clips start at every frame; held-out ones stand side by side. None goes across a change of scene,
+        unless all do.
         """
+        clips, whole = self._clips(train=train)
+        return clips[whole] if whole.any() else clips
+
+    @property
+    def across(self) -> bool:
+        """Whether all clips to learn from go across a change of scene."""
+        return not self._clips(train=True)[1].any()
+
+    def _clips(self, *, train: bool) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """All of them, and which lie within one scene."""
         found = []
         for film in range(self.train) if train else range(self.train, len(self.starts) - 1):
             start, end = int(self.starts[film]), int(self.starts[film + 1])
@@ -76,7 +89,11 @@ class Films:
                 continue
             places = np.arange(start, end - self.cut.least + 1, 1 if train else self.cut.least)
             found.append(np.stack([places, np.zeros_like(places)], 1))
-        return np.concatenate(found) if found else np.zeros((0, 2), dtype=np.int64)
+        clips = np.concatenate(found) if found else np.zeros((0, 2), dtype=np.int64)
+        before, behind = (
+            np.searchsorted(self.scenes, clips[:, 0] + ahead, side="right") for ahead in (0, self.cut.least - 1)
+        )
+        return clips, (before == behind) | (clips[:, 1] > 0)
 
     def rows(self, clips_B2: np.ndarray[Any, Any], turn_B: np.ndarray[Any, Any] | None = None) -> np.ndarray[Any, Any]:
         """Frame numbers [B, T] of clips; of loops, ``turn_B`` says which frame comes first."""
@@ -167,7 +184,11 @@ def gather(data: Dataset, form: Form, cut: Cut, ctx: Context) -> Films:
         )
     starts = np.array(told["starts"], dtype=np.int64)
     frames = np.memmap(raw, dtype=np.uint8, mode="r", shape=(int(starts[-1]), form.channels, *[form.size_px] * 2))
-    return Films(frames, starts, np.array(told["joined"], dtype=bool), told["train"], form, cut, told["skipped"])
+    joined, scenes = np.array(told["joined"], dtype=bool), np.array(told["scenes"], dtype=np.int64)
+    films = Films(frames, starts, joined, told["train"], form, cut, told["skipped"], scenes)
+    if len(scenes) and films.across:
+        ctx.warn(t("every clip goes across a change of scene; lower frames, or raise fps"))
+    return films
 
 
 def _asked(note: Path) -> dict[str, Any]:
@@ -176,7 +197,7 @@ def _asked(note: Path) -> dict[str, Any]:
 
 
 def _write(data: Dataset, form: Form, cut: Cut, ctx: Context, raw: Path) -> dict[str, Any]:
-    starts, joined, moves = [0], [], []
+    starts, joined, moves, scenes = [0], [], [], []
     counts, reason, done = {"train": 0, "heldout": 0, "skipped": 0}, "", 0
     with raw.open("wb") as file:
         for split in ("train", "heldout"):
@@ -190,21 +211,31 @@ def _write(data: Dataset, form: Form, cut: Cut, ctx: Context, raw: Path) -> dict
                     counts["skipped"] += 1
                     reason = reason or f"{item.origin}: {error}"
                     continue
-                starts.append(starts[-1] + told[0])
-                moves.append(told[1])
-                joined.append(told[2])
+                scenes += [starts[-1] + place for place in _scenes(told.moves)]
+                starts.append(starts[-1] + len(told.moves) + 1)
+                moves.append(round(float(told.moves.mean()), 4) if len(told.moves) else 0.0)
+                joined.append(told.joined)
                 counts[split] += 1
                 done += 1
                 if done % 16 == 0:
                     ctx.progress(done, len(data), films=done)
     if counts["skipped"]:
         ctx.warn(t("{count} films were left out; the first: {reason}", count=counts["skipped"], reason=reason))
-    return {**counts, "starts": starts, "joined": joined, "moves": moves}
+    return {**counts, "starts": starts, "joined": joined, "moves": moves, "scenes": scenes}
 
 
-def _written(path: Path, form: Form, cut: Cut, file: Any) -> tuple[int, float, bool]:
-    """Write one film's frames: how many, how much neighbours differ, and whether the end joins the start."""
-    count, moved = 0, 0.0
+@dataclass(frozen=True)
+class Written:
+    """A film whose frames lie in the file. moves: mean difference of two neighbours each, in byte values. joined:
+    whether the last frame leads to the first."""
+
+    moves: np.ndarray[Any, Any]
+    joined: bool
+
+
+def _written(path: Path, form: Form, cut: Cut, file: Any) -> Written:
+    """Write one film's frames. Errors: Unreadable where there are too few for a clip."""
+    count, moves = 0, []
     first: Any = None
     before: Any = None
     for frame_CHW in films_.frames(path, fps=cut.fps, side_px=form.size_px):
@@ -213,15 +244,27 @@ def _written(path: Path, form: Form, cut: Cut, file: Any) -> tuple[int, float, b
             raise UserError(t("the frames take more room on disk than there is"), fix=t("lower size_px or fps"))
         file.write(pixels.tobytes())
         if before is not None:
-            moved += _difference(before, pixels)
+            moves.append(_difference(before, pixels))
         first, before, count = pixels if first is None else first, pixels, count + 1
     if count < cut.least:
         raise Unreadable(
             t("{count} frames at {fps:g} a second, and a clip takes {least}", count=count, fps=cut.fps, least=cut.least)
         )
-    mean = moved / max(1, count - 1)
+    mean = sum(moves) / max(1, count - 1)
     whole = cut.frames <= count <= ROUND * cut.frames
-    return count, round(mean, 4), bool(whole and mean >= STILL and _difference(before, first) <= 1.5 * mean)
+    joined = bool(whole and mean >= STILL and _difference(before, first) <= 1.5 * mean)
+    return Written(np.array(moves), joined)
+
+
+def _scenes(moves: np.ndarray[Any, Any]) -> list[int]:
+    """The frames that begin a scene: they differ much from the one before, and much more than two frames on either side
+    of them do among themselves. A ratio to what is around, so that a film in which all moves fast is not cut up."""
+    found = []
+    for place in np.flatnonzero(moves >= SCENE):
+        around = np.concatenate([moves[max(0, place - 2) : place], moves[place + 1 : place + 3]])
+        if len(around) and moves[place] >= SCENE_TIMES * around.mean():
+            found.append(int(place) + 1)
+    return found
 
 
 def _difference(one: Any, other: Any) -> float:
