@@ -93,6 +93,8 @@ def fit(
     if not (ctx.project / "given").exists():
         given(ctx.project / "given", chat=bool(items and items[0].meta))
     values = {"data": "texts", **finetune.TINY, **config}
+    if values.get("method") == "full":
+        del values["rank"]  # which says nothing there
     component = finetune.Component(parse(finetune.Config, values, where="test"))
     metrics = dict(component.fit(ItemList(texts(40) if items is None else items), ctx))
     return component.load(ctx.out, device="cpu", threads=1), metrics, ctx

@@ -41,7 +41,8 @@ def test_slopes_of_a_linear_critic_are_its_weights() -> None:
 def test_slope_of_a_curved_critic_is_that_of_autograd_and_can_be_learned_from() -> None:
     torch.manual_seed(0)
     critic = gan.Critic(size_px=8, channels=1, width=8)
-    nn.init.normal_(critic.maps[2].second.weight, std=0.1)  # type: ignore[union-attr,arg-type]
+    block = next(layer for layer in critic.maps if isinstance(layer, gan.Block))
+    nn.init.normal_(block.second.weight, std=0.1)
     x = torch.randn(4, 1, 8, 8)
     exact = gan.exact_slope(critic, x)
     draws = [
