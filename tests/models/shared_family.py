@@ -1,7 +1,8 @@
 """A family's training to be run under torchrun, or alone: ``python -m ... shared_family.py NAME FOLDER [--kill ...]``.
 
 What it stands on (a given model, a codebook) must lie prepared in ``FOLDER/base``; each process trains in a folder of
-its own, ``FOLDER/rank<number>``. Prints one JSON line a process: its losses and warnings.
+its own, ``FOLDER/rank<number>``. Prints one JSON line a process: its losses and warnings. ``--double`` computes in
+float64, so that what differs between two trainings is not rounding.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import intaglio.nn.device
+from intaglio.models import _video
 from intaglio.nn import loop
 from tests.contracts import _material as material
 from tests.support import RunContext
@@ -35,13 +39,24 @@ def dying(who: str, when: int, rank: int) -> None:
     loop._Run = Dying  # type: ignore[misc]
 
 
+def in_double() -> None:
+    """Weights, pictures and noise in float64 from here on; Muon's products and the clock stay as they are."""
+    torch.set_default_dtype(torch.float64)
+    torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
+    pixels = _video.pixels_to_x
+    _video.pixels_to_x = lambda pixels_NCHW: pixels(pixels_NCHW).double()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("name")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--set", type=json.loads, default={})
     parser.add_argument("--kill", default="", help="RANK:STEP, or all:STEP")
+    parser.add_argument("--double", action="store_true", help="float64; made for video")
     options = parser.parse_args()
+    if options.double:
+        in_double()
     intaglio.nn.device.cpu_multiplies_bf16 = lambda: False
     rank = int(os.environ.get("RANK", "0"))
     base = material.context(options.name, options.folder / "base")

@@ -20,27 +20,20 @@ ROOT = Path(__file__).parent.parent.parent
 SCRIPT = str(Path(__file__).with_name("shared_family.py"))
 SETTINGS: dict[str, dict[str, Any]] = {
     "flow": {"images": 128, "batch": 16, "flip": True, "condition": "label"},
-    "video": {  # at the usual rate rounding grows to a hundredth of the loss within eight updates
-        "clips": 32,
-        "batch": 4,
-        "flip": True,
-        "loop": True,
-        "size_px": 8,
-        "frames": 4,
-        "steps": 2,
-        "learning_rate": 0.001,
-    },
+    "video": {"clips": 32, "batch": 4, "flip": True, "loop": True, "size_px": 8, "frames": 4, "steps": 2},
     "gan": {"images": 128, "batch": 16, "flip": True},
     "finetune": {"steps": 8},
     "codes": {"images": 128, "batch": 16, "flip": True},
     "sound": {"steps": 8, "batch": 4, "adversarial": 0.25},
 }
+DOUBLE = ("video",)  # warping is bent at every whole pixel: float32's rounding grows sevenfold an update
 SAME_NOISE = ("flow", "video", "finetune", "codes", "sound")  # the same numbers drawn, however many processes
 
 
 def run(name: str, folder: Path, *arguments: str, processes: int = 2, check: bool = True) -> list[dict[str, Any]]:
     material.context(name, folder / "base")
     command = [sys.executable, SCRIPT, name, str(folder), "--set", json.dumps(SETTINGS[name]), *arguments]
+    command += ["--double"] * (name in DOUBLE)
     if processes > 1:
         torchrun = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
         command[1:1] = [*torchrun, f"--nproc-per-node={processes}"]
@@ -79,6 +72,7 @@ def test_two_processes_make_the_updates_of_one(tmp_path: Path, shared: tuple[str
     alone = run(name, tmp_path, processes=1)[0]
     assert len(alone["losses"]) == len(told["losses"]) >= 8
     close = 1e-3 if name in SAME_NOISE else 0.2  # players of a gan draw noise of their own in each process
+    close = 1e-9 if name in DOUBLE else close
     assert told["losses"] == pytest.approx(alone["losses"], rel=close)
     assert told["augmented"] == alone["augmented"], "the same moves of the chance of augmentation"
     if name in SAME_NOISE:
