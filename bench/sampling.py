@@ -3,12 +3,12 @@
 Usage: python bench/sampling.py [--tokens 128] [--rounds 3] [--quick] [--resume FILE] [--llama-python PYTHON]
 The weights are random: 17 M parameters in Qwen3's layout (8 layers of width 384, 6 heads, 8,192 tokens, context 512),
 exported once by `models/gpt`'s own code; every side loads that export in float32 (llama.cpp: its GGUF) and also in
-the 16-bit format it is fastest with. Ours is the writer of a process that has written much: one sequence goes through
-the compiled call of `nn/alone.py`, which a `Writer` takes after some thousand tokens. Each process writes greedily
-after one token, never stopping, with a key-value cache; the first run of a process is left out; sides take turns, the
-load of weights is not counted. Threads: all cores, for every side. llama.cpp comes as llama-cpp-python in an
-environment of its own in the user's cache folder (compiled on first use, some ten minutes). Greedy tokens of the
-float32 sides are compared too.
+the 16-bit format it is fastest with. Ours is the writer of a process that has written much: it goes through the
+compiled calls of `nn/jit.py`, which a `Writer` takes after some thousand tokens. Each process writes greedily after
+one token, never stopping, with a key-value cache; the first run of a process is left out; sides take turns, the load
+of weights is not counted. Threads: all cores, for every side. llama.cpp comes as llama-cpp-python in an environment of
+its own in the user's cache folder (compiled on first use, some ten minutes). Greedy tokens of the float32 sides are
+compared too.
 Prints one JSON line and writes bench/results/sampling_<machine>_<YYYYMM>.json.
 """
 
@@ -79,7 +79,7 @@ def ours(folder: Path, dtype: str) -> Callable[[int, int], list[int]]:
 
     config = json.loads((folder / "config.json").read_text())
     model = from_qwen3(config, load_tensors(folder / "model.safetensors")[0])
-    decoder = Decoder(Weights(model, dtype=getattr(torch, dtype), compiled=True))
+    decoder = Decoder(Weights(model, dtype=getattr(torch, dtype), alone=True, together=True))
 
     def run(batch: int, tokens: int) -> list[int]:
         lines = [Line([FIRST], seed=row, accept=lambda token: "") for row in range(batch)]

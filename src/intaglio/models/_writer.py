@@ -20,14 +20,15 @@ from intaglio.nn.sampling import SLOTS, Decoder, Line, Weights, steps, write
 from intaglio.nn.transformer import Transformer
 
 SCORED_TOGETHER = 8_192  # tokens of one forward pass when scoring
-WORTH_COMPILING = 10_000  # tokens written one text at a time, from which on that call is compiled (``nn/alone.py``)
+WORTH_COMPILING = 10_000  # tokens of one text, or steps of many, from which on such calls are compiled (``nn/jit.py``)
 
 
 class Writer:
     """Writes and scores with a transformer and its tokenizer; loads nothing. Safe to use from several threads.
 
     Between calls it keeps one more copy of the weights, laid out for writing, and makes it anew where they changed; a
-    third one for whoever has written so much one text at a time that a compiled call pays.
+    third one for whoever has written so much one text at a time that a compiled call pays. Who has written much many
+    texts at a time gets compiled calls too, without another copy.
     """
 
     makes = "text"
@@ -42,7 +43,7 @@ class Writer:
         self._lock = threading.Lock()
         self._laid_out: Weights | None = None
         self._state: tuple[Any, ...] = ()  # of the parameters that were laid out, and how
-        self._alone = 0  # tokens written one text at a time
+        self._steps = {"alone": 0, "together": 0}  # tokens of single texts; steps of several texts, one token each
 
     def count_tokens(self, text: str) -> int:
         """How many tokens ``text`` has."""
@@ -79,8 +80,9 @@ class Writer:
         ]
         with machine(device=self.device, threads=self.threads):
             write(self._decoder(), [draft.line for draft in drafts], sampling, end=self.tokenizer.end)
-        if len(drafts) == 1:
-            self._alone += len(drafts[0].line.drawn)
+        for start in range(0, len(drafts), SLOTS):
+            some = drafts[start : start + SLOTS]
+            self._steps["alone" if len(some) == 1 else "together"] += max(len(draft.line.drawn) for draft in some)
         return [draft.completion() for draft in drafts]
 
     def stream(
@@ -95,19 +97,20 @@ class Writer:
             while going:
                 with machine(device=self.device, threads=self.threads):  # between two tokens torch is the caller's
                     going = next(work, False)
-                self._alone += going
+                self._steps["alone"] += going
                 if piece := draft.growing.piece(last=not going):
                     yield piece
         return draft.completion()
 
     def _decoder(self) -> Decoder:
         """A cache of its own over the weights laid out before, unless the model was trained or moved since."""
-        compiled = self._alone >= WORTH_COMPILING
-        state = (compiled, *((p.data_ptr(), 0 if p.is_inference() else p._version) for p in self.model.parameters()))
+        alone, together = (self._steps[way] >= WORTH_COMPILING for way in ("alone", "together"))
+        weights = ((p.data_ptr(), 0 if p.is_inference() else p._version) for p in self.model.parameters())
+        state = (alone, together, *weights)
         with self._lock:
             if self._laid_out is None or self._state != state:
                 self._laid_out = None  # first, so that there are never two
-                self._laid_out, self._state = Weights(self.model, compiled=compiled), state
+                self._laid_out, self._state = Weights(self.model, alone=alone, together=together), state
             return Decoder(self._laid_out)
 
     def flags(self, answer: Sequence[bool]) -> Tensor:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,7 +24,7 @@ from torch import Tensor
 from intaglio.nn.transformer import QK_GAIN, Transformer
 
 if TYPE_CHECKING:
-    from intaglio.nn.alone import Alone  # takes in Numba, so only where it is asked for
+    from intaglio.nn.jit import Alone, Between  # takes in Numba, so only where it is asked for
 
 SLOTS = 32  # sequences written at once
 CANDIDATES = 128  # likeliest tokens that top-p looks at first
@@ -79,11 +79,14 @@ class Weights:
 
     dtype: precision of the matrix products; float32 gives the model's own logits up to the order of sums, bfloat16 is
     a choice that moves them by about a hundredth of their spread. Later changes of the model do not show here.
-    compiled: one sequence at a time goes through ``nn/alone.py``, at the cost of compiling it and of the weights once
-    more; without effect where Numba or its threads are missing, and on a GPU.
+    alone, together: one sequence, or many of them, go through the compiled calls of ``nn/jit.py``, at the cost of
+    compiling them and (alone) of the weights once more; without effect where Numba or its threads are missing, and on
+    a GPU.
     """
 
-    def __init__(self, model: Transformer, *, dtype: torch.dtype = torch.float32, compiled: bool = False) -> None:
+    def __init__(
+        self, model: Transformer, *, dtype: torch.dtype = torch.float32, alone: bool = False, together: bool = False
+    ) -> None:
         self.shape, self.dtype, self.device = model.shape, dtype, model.embedding.weight.device
         self.packed = self.device.type == "cpu" and _packs(dtype)
         self._multiply: Any = torch.ops.mkldnn._linear_pointwise.default if self.packed else None
@@ -95,7 +98,14 @@ class Weights:
                 for block in model.blocks
             ]
             self.turn_TH = model.turn_TH * QK_GAIN
-        self.alone = _alone(model, dtype) if compiled and self.device.type == "cpu" else None
+        self.alone: Alone | None = None
+        self.between: Between | None = None
+        if (alone or together) and self.device.type == "cpu":
+            with suppress(ImportError, RuntimeError):
+                from intaglio.nn.jit import Alone, Between
+
+                self.alone = Alone(model, dtype=dtype) if alone else None
+                self.between = Between(model) if together else None
 
     def _lay_out(self, weight: Tensor) -> tuple[Tensor, Tensor | None]:
         """For many rows, and for one where that is not the same."""
@@ -120,16 +130,6 @@ def _packs(dtype: torch.dtype) -> bool:
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-def _alone(model: Transformer, dtype: torch.dtype) -> Alone | None:
-    """``nn.alone.Alone`` of this model, None where it cannot be had."""
-    try:
-        from intaglio.nn.alone import Alone
-
-        return Alone(model, dtype=dtype)
-    except (ImportError, RuntimeError):
-        return None
 
 
 class Decoder:
@@ -210,6 +210,8 @@ class Decoder:
             return self._advance_alone(int(ids_BT)) if alone is None else self._advance_compiled(int(ids_BT), alone)
         if self.column + t > 2 * self.shape.context:
             self._move_up()
+        if t == 1 and self.weights.between is not None:
+            return self._advance_together(ids_BT[:, 0], self.weights.between)
         shape, start, end = self.shape, self.column, self.column + t
         n, k, h = shape.heads, shape.kv_heads, shape.head_dim
         first = min(self.pads)
@@ -236,6 +238,19 @@ class Decoder:
         logits = alone.advance(token, keys, values, first=self.pads[0], column=self.column, threads=threads)
         self.column += 1
         return logits[None]
+
+    def _advance_together(self, ids_B: Tensor, between: Between) -> Tensor:
+        """``advance`` by one token of each sequence, with compiled calls between the products."""
+        weights, pads = self.weights, np.array(self.pads)
+        between.begin(torch.get_num_threads())
+        x, more = F.embedding(ids_B, weights.embedding), None
+        for index, (qkv, out, gate_up, down) in enumerate(weights.layers):
+            y = weights.times(between.normalized(x, more), qkv)
+            seen = between.seen(y, self.keys[index], self.values[index], pads=pads, column=self.column)
+            y = between.normalized(x, weights.times(seen, out))
+            more = weights.times(between.gated(weights.times(y, gate_up)), down)
+        self.column += 1
+        return weights.times(between.normalized(x, more), weights.vocabulary)
 
     def _advance_alone(self, token: int) -> Tensor:
         """``advance`` by one token of one sequence. What is small goes through numpy: a call of torch's costs more than

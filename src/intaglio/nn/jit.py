@@ -1,10 +1,12 @@
-"""One token of one sequence through a transformer, as one compiled call: as fast as memory hands over the weights.
+"""A transformer's next token by compiled calls: one for a sequence alone, a few a layer for many together.
 
-A token asks one multiplication of each weight, so its time is that of reading all weights once; calls of a tensor
-library, some hundreds a token, would come on top of it. Compiled by Numba at first use (some five seconds; later
-processes read the result from its cache in less than one), so for whoever writes thousands of tokens alone.
-Shapes:  D width, N query heads, K key and value heads, H head size, F hidden of the MLP, V vocabulary, Y layers,
-         L columns of the cache.
+A token of one sequence asks one multiplication of each weight, so its time is that of reading all weights once; calls
+of a tensor library, some hundreds a token, would come on top of it. ``Alone`` does it all in one. Of many sequences the
+matrix products are best left to the tensor library; ``Between`` does what stands between them, on the same threads.
+Compiled by Numba at first use (some five seconds each; later processes read the result from its cache in less than
+one), so for whoever writes thousands of tokens.
+Shapes:  B sequences, D width, N query heads, K key and value heads, H head size, F hidden of the MLP, V vocabulary,
+         Y layers, L columns of the cache.
 """
 
 from __future__ import annotations
@@ -59,6 +61,48 @@ class Alone:
         cache, eps = (keys.numpy(), values.numpy()), np.float32(shape.eps)
         _advance(x, *self.weights, *cache, turn, first, column, eps, *space, logits)
         return torch.from_numpy(logits)
+
+
+class Between:
+    """What a token of many sequences asks for between the matrix products: norms, turns, attention, gates; in float32.
+
+    Sums do not depend on the number of threads. Safe to use from several threads.
+    Errors: RuntimeError where this machine has no threads Numba can use (OpenMP).
+    """
+
+    def __init__(self, model: Transformer) -> None:
+        shape = self.shape = model.shape
+        self.eps, self.turn = np.float32(shape.eps), torch.view_as_real(model.turn_TH * QK_GAIN).numpy()  # (T, H/2, 2)
+        _check_threads()
+
+    def begin(self, threads: int) -> None:
+        """Before the calls for a token: on so many threads."""
+        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+
+    def normalized(self, x_BD: Tensor, more_BD: Tensor | None = None) -> Tensor:
+        """``more_BD`` is added to x where it is given, in place; x over its root mean square."""
+        found = torch.empty_like(x_BD)
+        x = x_BD.numpy()
+        _normalize(x, x if more_BD is None else more_BD.numpy(), more_BD is not None, self.eps, found.numpy())
+        return found
+
+    def seen(self, qkv_BR: Tensor, keys: Tensor, values: Tensor, *, pads: np.ndarray, column: int) -> Tensor:
+        """What each sequence sees (B, N H) in its columns of a layer's cache (B, K, L, H), from ``pads`` (B) on.
+
+        qkv_BR: queries, keys and values of the tokens at ``column``; the latter two are put there first.
+        """
+        shape = self.shape
+        found = torch.empty(len(qkv_BR), shape.heads * shape.head_dim)
+        chances = np.empty((len(qkv_BR), shape.kv_heads, column + 1), np.float32)
+        cache = (keys.numpy(), values.numpy())
+        _see(qkv_BR.numpy(), *cache, self.turn, pads, column, self.eps, chances, found.numpy())
+        return found
+
+    def gated(self, gate_up_B2F: Tensor) -> Tensor:
+        """silu of the first half, times the other half: (B, F)."""
+        found = torch.empty(len(gate_up_B2F), gate_up_B2F.shape[1] // 2)
+        _gate(gate_up_B2F.numpy(), found.numpy())
+        return found
 
 
 def _numbers(weight: Tensor, dtype: torch.dtype) -> np.ndarray:
@@ -136,20 +180,35 @@ def _turned(head: Any, turn: Any, scale: Any, to: Any) -> None:
 
 @njit(cache=True, fastmath=ORDER_FREE, inline="always")
 def _attend(q: Any, keys: Any, values: Any, first: int, end: int, chances: Any, seen: Any) -> None:
-    """What a query (H) sees in the columns of one head (L, H)."""
+    """What a query (H) sees in the columns of one head (L, H); four at a time, as they share the query and the sum."""
+    zero, fours = np.float32(0.0), end - (end - first) % 4
     most = np.float32(-np.inf)
-    for at in range(first, end):
+    for at in range(first, fours, 4):
+        a, b, c, d = zero, zero, zero, zero
+        for i in range(q.shape[0]):
+            a += keys[at, i] * q[i]
+            b += keys[at + 1, i] * q[i]
+            c += keys[at + 2, i] * q[i]
+            d += keys[at + 3, i] * q[i]
+        chances[at], chances[at + 1], chances[at + 2], chances[at + 3] = a, b, c, d
+        most = max(most, max(max(a, b), max(c, d)))
+    for at in range(fours, end):
         chances[at] = _dot(keys[at], q)
         most = max(most, chances[at])
-    total = np.float32(0.0)
+    total = zero
     for at in range(first, end):
         chances[at] = _exp(chances[at] - most)
         total += chances[at]
-    seen[:] = np.float32(0.0)
-    for at in range(first, end):
-        share = chances[at] / total
+    seen[:] = zero
+    for at in range(first, fours, 4):
+        a, b, c, d = chances[at], chances[at + 1], chances[at + 2], chances[at + 3]
         for i in range(seen.shape[0]):
-            seen[i] += share * values[at, i]
+            seen[i] += a * values[at, i] + b * values[at + 1, i] + c * values[at + 2, i] + d * values[at + 3, i]
+    for at in range(fours, end):
+        for i in range(seen.shape[0]):
+            seen[i] += chances[at] * values[at, i]
+    for i in range(seen.shape[0]):
+        seen[i] /= total
 
 
 @njit(cache=True, parallel=True)
@@ -188,3 +247,40 @@ def _advance(  # type: ignore[no-untyped-def]
     norm = _over_rms(x, eps)
     for i in prange(logits.shape[0]):
         logits[i] = norm * _dot(vocabulary[i], x)
+
+
+@njit(cache=True, parallel=True, fastmath=ORDER_FREE, error_model="numpy")
+def _normalize(x, more, adds, eps, to):  # type: ignore[no-untyped-def]
+    for b in prange(x.shape[0]):
+        if adds:
+            for i in range(x.shape[1]):
+                x[b, i] += more[b, i]
+        norm = _over_rms(x[b], eps)
+        for i in range(x.shape[1]):
+            to[b, i] = norm * x[b, i]
+
+
+@njit(cache=True, parallel=True, fastmath=ORDER_FREE, error_model="numpy")
+def _see(qkv, keys, values, turns, pads, column, eps, chances, seen):  # type: ignore[no-untyped-def]
+    k, h = keys.shape[1], keys.shape[3]
+    n = seen.shape[1] // h
+    group, scale = n // k, np.float32(1.0) / np.sqrt(np.float32(h))
+    for each in prange(keys.shape[0] * k):
+        b, i = each // k, each % k
+        y, turn = qkv[b], turns[min(column - pads[b], turns.shape[0] - 1)]
+        key = y[(n + i) * h : (n + i + 1) * h]
+        _turned(key, turn, _over_rms(key, eps), keys[b, i, column])
+        values[b, i, column] = y[(n + k + i) * h : (n + k + i + 1) * h]
+        for j in range(i * group, (i + 1) * group):
+            q = y[j * h : (j + 1) * h]
+            _turned(q, turn, _over_rms(q, eps) * scale, q)
+            _attend(q, keys[b, i], values[b, i], pads[b], column + 1, chances[b, i], seen[b, j * h : (j + 1) * h])
+
+
+@njit(cache=True, parallel=True, fastmath=ORDER_FREE, error_model="numpy")
+def _gate(gate_up, to):  # type: ignore[no-untyped-def]
+    size = to.shape[1]
+    for b in prange(to.shape[0]):
+        for i in range(size):
+            gate = gate_up[b, i]
+            to[b, i] = gate_up[b, size + i] * gate / (np.float32(1.0) + _exp(-gate))

@@ -1,4 +1,4 @@
-"""The compiled call for one token of one sequence, against the same model called the usual way."""
+"""The compiled calls for one token, of one sequence and of many, against the same model called the usual way."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _write(weights: Weights, prompt: list[int], tokens: int) -> Line:
 
 
 def test_logits_are_those_of_the_usual_way(model: Transformer) -> None:
-    weights = Weights(model, compiled=True)
+    weights = Weights(model, alone=True)
     assert weights.alone is not None
     fast, plain = Decoder(weights), Decoder(model)
     fast.read([[1, 2, 3]])
@@ -46,7 +46,7 @@ def test_logits_are_those_of_the_usual_way(model: Transformer) -> None:
 
 
 def test_a_row_that_is_left_of_several_keeps_its_own_beginning(model: Transformer) -> None:
-    decoders = [Decoder(Weights(model, compiled=compiled)) for compiled in (True, False)]
+    decoders = [Decoder(Weights(model, alone=alone)) for alone in (True, False)]
     found = []
     for decoder in decoders:
         decoder.read([[5, 6, 7, 8], [9, 1]])
@@ -56,7 +56,7 @@ def test_a_row_that_is_left_of_several_keeps_its_own_beginning(model: Transforme
 
 
 def test_the_same_text_past_the_context_with_any_threads(model: Transformer) -> None:
-    weights, plain = Weights(model, compiled=True), _write(Weights(model), [3, 4], 4 * CONTEXT)
+    weights, plain = Weights(model, alone=True), _write(Weights(model), [3, 4], 4 * CONTEXT)
     before = torch.get_num_threads()
     try:
         for threads in (1, 2):
@@ -67,13 +67,45 @@ def test_the_same_text_past_the_context_with_any_threads(model: Transformer) -> 
         torch.set_num_threads(before)
 
 
+def test_many_at_once_are_written_as_in_the_usual_way(model: Transformer) -> None:
+    """Prompts of unlike lengths, past the context, rows that end early, any number of threads."""
+    prompts, found = [[1], [2, 3, 4, 5, 6], [7] * 10, [8, 9]], []
+    before = torch.get_num_threads()
+    try:
+        for threads, together in ((1, False), (1, True), (2, True)):
+            torch.set_num_threads(threads)
+            weights = Weights(model, together=together)
+            assert (weights.between is not None) is together
+            lines = [
+                Line(prompt, seed, accept=lambda token, seed=seed: "stop" if seed == 1 and token < 5 else "")  # type: ignore[misc]
+                for seed, prompt in enumerate(prompts)
+            ]
+            write(Decoder(weights), lines, Sampling(max_tokens=4 * CONTEXT, temperature=0.9), end=-1)
+            found.append([(line.drawn, line.finish, pytest.approx(line.nats, rel=1e-5)) for line in lines])
+    finally:
+        torch.set_num_threads(before)
+    assert len(found[0][1][0]) < 4 * CONTEXT == len(found[0][0][0]), "one of them ends early"
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_logits_of_many_are_those_of_the_usual_way(model: Transformer, dtype: torch.dtype) -> None:
+    decoders = [Decoder(Weights(model, dtype=dtype, together=together)) for together in (True, False)]
+    for decoder in decoders:
+        decoder.read([[1, 2, 3], [4]])
+    for step in range(2 * CONTEXT):  # the longer one leaves the context
+        ids = torch.tensor([[step], [step + 1]])
+        fast, plain = (decoder.advance(ids) for decoder in decoders)
+        assert torch.allclose(fast, plain, atol=2e-5 if dtype == torch.float32 else 0.05 * float(plain.std()))
+
+
 def test_bfloat16_rounds_weights_only(model: Transformer) -> None:
     rounded = Transformer(model.shape)
     with torch.no_grad():
         for to, of in zip(rounded.parameters(), model.parameters(), strict=True):
             to.copy_(of.bfloat16().float())
         rounded.gain.copy_(model.gain)
-    halves, whole = (Decoder(w) for w in (Weights(model, dtype=torch.bfloat16, compiled=True), Weights(rounded)))
+    halves, whole = (Decoder(w) for w in (Weights(model, dtype=torch.bfloat16, alone=True), Weights(rounded)))
     for decoder in (halves, whole):
         decoder.read([[1, 2]])
     a, b = (decoder.advance(torch.tensor([[3]])) for decoder in (halves, whole))
@@ -85,13 +117,14 @@ def test_what_is_not_a_number_stays_none(model: Transformer) -> None:
     broken.load_state_dict(model.state_dict())
     with torch.no_grad():
         broken.blocks[1].down.weight[0, 0] = torch.nan
-    decoder = Decoder(Weights(broken, compiled=True))
-    decoder.reset(1)
-    assert decoder.advance(torch.tensor([[1]])).isnan().all()
+    decoder = Decoder(Weights(broken, alone=True, together=True))
+    for batch in (1, 2):
+        decoder.reset(batch)
+        assert decoder.advance(torch.tensor([[1]] * batch)).isnan().all()
 
 
 def test_exp() -> None:
-    from intaglio.nn.alone import _exp
+    from intaglio.nn.jit import _exp
 
     x = np.linspace(-80, 20, 10_001, dtype=np.float32)
     found = np.array([_exp(value) for value in x], dtype=np.float64)
@@ -101,8 +134,8 @@ def test_exp() -> None:
 
 
 def test_without_numba_it_writes_as_before(model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "intaglio.nn.alone", raising=False)
+    monkeypatch.delitem(sys.modules, "intaglio.nn.jit", raising=False)
     monkeypatch.setitem(sys.modules, "numba", None)
-    weights = Weights(model, compiled=True)
-    assert weights.alone is None
+    weights = Weights(model, alone=True, together=True)
+    assert weights.alone is None and weights.between is None
     assert _write(weights, [3], 8).drawn == _write(Weights(model), [3], 8).drawn
