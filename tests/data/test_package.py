@@ -239,7 +239,8 @@ def test_headers_that_lie(ctx: RunContext) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [TGZ[:-200], WHL[:-200], b"nothing known", gzip.compress(b"no tar", mtime=0), TGZ[:500] + bytes(50) + TGZ[550:]]
+    "data",
+    [TGZ[:-200], WHL[:-200], b"nothing known", gzip.compress(b"no tar", mtime=0), TGZ[:500] + bytes(50) + TGZ[550:]],
 )
 def test_damaged_archives(ctx: RunContext, data: bytes) -> None:
     results = get(ctx, data)

@@ -39,6 +39,19 @@ def test_step_follows_the_formula_and_batches_by_shape() -> None:
         assert torch.allclose(weight, old * (1 - 0.1 * 0.5) - 0.1 * 2**0.5 * direction, atol=1e-5)
 
 
+def test_rows_of_a_wide_matrix_are_made_orthogonal_in_parts() -> None:
+    """Wide ones in parts that fit; square ones of as many rows, and those that do not divide, whole."""
+    for shape, parts in (((8, 3, 4), 4), ((2, 12), 1), ((12, 4), 1), ((5, 9), 1)):
+        weight = nn.Parameter(torch.zeros(shape))
+        weight.grad = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        Muon([weight], lr=1.0, momentum=0.0, rows=2).step()
+        expected = orthogonalize(
+            weight.grad.flatten(1).view(parts, shape[0] // parts, -1), dtype=torch.float32, steps=4
+        )
+        scale = max(1.0, shape[0] / weight[0].numel()) ** 0.5
+        assert torch.allclose(weight, -scale * expected.reshape(shape), atol=1e-5)
+
+
 def test_matrices_go_to_muon_and_the_rest_to_adamw() -> None:
     model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 4), nn.Conv2d(1, 2, 3), nn.LayerNorm(4))
     muon, adamw = muon_and_adamw(model)

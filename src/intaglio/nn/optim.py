@@ -66,7 +66,8 @@ class Muon(_Plain):
     rest is flattened into the second). Matrices of one shape are done as one batch.
 
     lr: size of the update, in units where 0.02 is usual; scaled by sqrt(max(1, rows / columns)).
-    dtype: precision of the orthogonalization.
+    dtype: precision of the orthogonalization. rows: of a matrix wider than high, at most so many are made orthogonal to
+    each other, if that cuts it evenly; the work falls with them, the size of the update stays. None: all of them.
     """
 
     def __init__(
@@ -78,9 +79,9 @@ class Muon(_Plain):
         weight_decay: float = 0.0,
         dtype: torch.dtype = torch.float32,
         steps: int = 4,
+        rows: int | None = None,
     ) -> None:
-        self._dtype = dtype
-        self._steps = steps
+        self._dtype, self._steps, self._rows = dtype, steps, rows
         super().__init__(list(params), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -104,15 +105,20 @@ class Muon(_Plain):
             momenta.append(state["momentum"])
         torch._foreach_lerp_(momenta, grads, 1.0 - group["momentum"])
         nesterov = torch._foreach_lerp(grads, momenta, group["momentum"])
-        update = orthogonalize(
-            torch.stack([value.flatten(1) for value in nesterov]), dtype=self._dtype, steps=self._steps
-        )
-        rows, columns = update.shape[-2:]
+        stacked = torch.stack([value.flatten(1) for value in nesterov])
+        rows, columns = stacked.shape[-2:]
+        cut = stacked.unflatten(1, (-1, self._together(rows, columns))).flatten(0, 1)
+        update = orthogonalize(cut, dtype=self._dtype, steps=self._steps).reshape(stacked.shape)
         scale = max(1.0, rows / columns) ** 0.5
         if group["weight_decay"]:
             torch._foreach_mul_(parameters, 1.0 - group["lr"] * group["weight_decay"])
         shaped = [value.view_as(p) for value, p in zip(update.to(parameters[0].dtype), parameters, strict=True)]
         torch._foreach_add_(parameters, shaped, alpha=-group["lr"] * scale)
+
+    def _together(self, rows: int, columns: int) -> int:
+        """How many rows are made orthogonal to each other."""
+        cuts = self._rows is not None and self._rows < rows <= columns and rows % self._rows == 0
+        return self._rows if cuts and self._rows is not None else rows
 
 
 class AdamW(_Plain):
