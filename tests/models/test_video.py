@@ -304,3 +304,11 @@ def test_the_generator_refuses_other_models(tmp_path: Path) -> None:
     made_ = generator.Component(generator.Config(model=("m",)))
     with pytest.raises(UserError, match="makes image, not films"):
         list(made_.generate({"model": [Painter()]}, RunContext(tmp_path)))
+
+
+def test_films_that_are_all_the_same_are_named(tmp_path: Path) -> None:
+    for name, numbers, alike in (("same", (1, 1, 1), True), ("one", (1,), False), ("other", (1, 1, 2), False)):
+        ctx = RunContext(tmp_path / name)
+        items = [item(ctx, square(number, 10), place) for place, number in enumerate(numbers)]
+        found = cutting.gather(ItemList(items), Form(size_px=SIDE, channels=3), cutting.Cut(6, FPS, loop=False), ctx)
+        assert found.alike is alike, name

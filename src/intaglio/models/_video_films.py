@@ -79,6 +79,12 @@ class Films:
         """Whether all clips to learn from go across a change of scene."""
         return not self._clips(train=True)[1].any()
 
+    @property
+    def alike(self) -> bool:
+        """Whether the films to learn from, several of them, hold the same frames; told from some 48 of them."""
+        films = [self.frames[self.starts[n] : self.starts[n + 1]] for n in range(self.train)]
+        return len(films) > 1 and all(np.array_equal(films[0], film) for film in films[1 : PROBED + 1])
+
     def _clips(self, *, train: bool) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """All of them, and which lie within one scene."""
         found = []

@@ -352,6 +352,8 @@ def _warn(films: Films, ctx: Context) -> None:
                 count=len(films.clips(train=True)),
             )
         )
+    if films.alike:
+        ctx.warn(t("the films are all the same"))
     if not films.heldout:
         ctx.warn(t("no film is held out: figures are of the training films, and the last weights are kept"))
     if films.cut.loop:
