@@ -138,13 +138,13 @@ def test_full_fine_tuning_is_a_model_of_its_own(tmp_path: Path) -> None:
 
 def test_our_own_gpt_can_be_tuned_further(tmp_path: Path) -> None:
     own = RunContext(tmp_path / "own")
-    component = gpt.Component(gpt.Config(data=("texts",), size="tiny", context=64, steps=30))
+    component = gpt.Component(gpt.Config(data=("texts",), size="tiny", context=64, steps=10))  # much is left to learn
     component.fit(ItemList(texts(60)), own)
     ctx = RunContext(tmp_path / "tuned")
     component.export(own.out, ctx.project / "given")
     before = component.load(own.out, device="cpu", threads=1)
     new = texts(40, seed=9)
-    writer, metrics, _ = fit(ctx.root, new, steps=30, context=64, learning_rate=2e-3)
+    writer, metrics, _ = fit(ctx.root, new, steps=60, context=64, learning_rate=0.01)
     judged = [item.text for item in new if item.split == "heldout"][1::2]
     bits = sum(before.nats(judged)) / math.log(2) / sum(map(len, judged))
     assert metrics["baseline_given_bits_per_char"] == pytest.approx(bits, rel=1e-3), "equal figure by our own reader"
@@ -270,7 +270,7 @@ def test_a_stream_is_the_text_as_it_is_written(made: tuple[GivenWriter, dict[str
             except StopIteration as end:
                 assert end.value == whole
                 break
-        assert "".join(pieces) == whole.text and len(pieces) > 5 and all(pieces)
+        assert "".join(pieces) == whole.text and len(pieces) >= 3 and all(pieces)
         assert (whole.text != free) == bool(stop or penalty)
     stream = writer.stream("the garden", seed=5, sampling=plain)
     first = next(stream)

@@ -27,6 +27,7 @@ OVERFIT = {"heldout": 0.4, "pairs": 0.8}  # the sign of overfitting at which aug
 RAISED_OVER = 40_000  # pictures in which the chance of augmentation could rise from 0 to 1
 MOST_CHANCE = 0.75  # above it the generator learns the augmentations too (Karras et al., 2020, fig. 4)
 MOMENTUM = 0.5  # of Muon
+ROWS = 64  # of a wide matrix, made orthogonal to each other: all 256 of the critic took as long as all else of Muon
 UNITS = 256  # held-out pictures each evaluation goes by
 
 
@@ -82,7 +83,7 @@ def optimizers(model: nn.Module, *, rate: float, dtype: torch.dtype) -> list[tor
     inside, told = matrices(model), [p for name, p in model.named_parameters() if "embed" in name]
     known = {id(parameter) for parameter in inside + told}
     others = [parameter for parameter in model.parameters() if id(parameter) not in known]
-    found: list[torch.optim.Optimizer] = [Muon(inside, lr=rate, momentum=MOMENTUM, dtype=dtype)]
+    found: list[torch.optim.Optimizer] = [Muon(inside, lr=rate, momentum=MOMENTUM, dtype=dtype, rows=ROWS)]
     parts = ((others, 0.1), (told, 0.5))
     return found + [adamw(part, lr=share * rate, betas=(0.0, 0.99)) for part, share in parts if part]
 

@@ -18,6 +18,7 @@ from intaglio.core.i18n import t
 from intaglio.models._feed import ALL, LOOKED_AT
 from intaglio.nn.compiling import Loss, Step, step_of
 from intaglio.nn.device import cpu_multiplies_bf16
+from intaglio.nn.optim import rows_together
 
 REACHED = 0.85
 PER_PIXEL, PER_STEP = 0.13e-6, 2.0e-3  # seconds on the CPU, of one thread
@@ -49,13 +50,15 @@ def compiled_step(
     return step_of(loss, modules, seconds=seconds, device=ctx.device, warn=ctx.warn, say=t)
 
 
-def muon_flops(matrices: Iterable[nn.Parameter]) -> float:
+def muon_flops(matrices: Iterable[nn.Parameter], *, together: int | None = None) -> float:
     """Operations of one step of Muon: of each matrix (m, n), m the shorter, twice its Gram matrix's products and its
-    square, in every Newton-Schulz step."""
+    square, in every Newton-Schulz step. together: its ``rows``."""
     total = 0.0
     for matrix in matrices:
-        rows, columns = sorted((len(matrix), matrix.numel() // len(matrix)))
-        total += NEWTON_SCHULZ * (4.0 * rows**2 * columns + 2.0 * rows**3)
+        height, width = len(matrix), matrix.numel() // len(matrix)
+        parts = height // rows_together(height, width, together)
+        rows, columns = sorted((height // parts, width))
+        total += parts * NEWTON_SCHULZ * (4.0 * rows**2 * columns + 2.0 * rows**3)
     return total
 
 

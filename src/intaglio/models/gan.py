@@ -472,4 +472,8 @@ def _work_per_picture(shape: game.Shape) -> tuple[float, int, float]:
             counts.append(counter.get_total_flops())
     critic, generator = counts
     weights = sum(p.numel() for p in model.parameters())
-    return 3.0 * (generator + (2 + 4 / game.PROBED) * critic), weights, muon_flops(game.matrices(model))
+    return (
+        3.0 * (generator + (2 + 4 / game.PROBED) * critic),
+        weights,
+        muon_flops(game.matrices(model), together=game.ROWS),
+    )

@@ -107,7 +107,7 @@ class Muon(_Plain):
         nesterov = torch._foreach_lerp(grads, momenta, group["momentum"])
         stacked = torch.stack([value.flatten(1) for value in nesterov])
         rows, columns = stacked.shape[-2:]
-        cut = stacked.unflatten(1, (-1, self._together(rows, columns))).flatten(0, 1)
+        cut = stacked.unflatten(1, (-1, rows_together(rows, columns, self._rows))).flatten(0, 1)
         update = orthogonalize(cut, dtype=self._dtype, steps=self._steps).reshape(stacked.shape)
         scale = max(1.0, rows / columns) ** 0.5
         if group["weight_decay"]:
@@ -115,10 +115,11 @@ class Muon(_Plain):
         shaped = [value.view_as(p) for value, p in zip(update.to(parameters[0].dtype), parameters, strict=True)]
         torch._foreach_add_(parameters, shaped, alpha=-group["lr"] * scale)
 
-    def _together(self, rows: int, columns: int) -> int:
-        """How many rows are made orthogonal to each other."""
-        cuts = self._rows is not None and self._rows < rows <= columns and rows % self._rows == 0
-        return self._rows if cuts and self._rows is not None else rows
+
+def rows_together(rows: int, columns: int, most: int | None) -> int:
+    """How many rows of a matrix ``Muon`` makes orthogonal to each other, where its ``rows`` says ``most``."""
+    cuts = most is not None and most < rows <= columns and rows % most == 0
+    return most if cuts and most is not None else rows
 
 
 class AdamW(_Plain):
