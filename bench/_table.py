@@ -14,7 +14,8 @@ HEAD = """# Figures
 
 `make bench` measures them, here as on your machine, beside peers that it installs in environments of their own, and
 rewrites this page from the files in [results](results/). Median of the rounds, least and most in brackets; the sides
-take turns in one run and do the same work. What each bench does and leaves out stands at the head of its file.
+take turns in one run and do the same work. What each bench does and leaves out stands at the head of its file. Behind
+a commit, + says that files differed from it.
 `make bench BENCH_ARGS=--quick` only tries them out.
 """
 
@@ -30,7 +31,7 @@ def line(row: dict[str, Any], file: str, result: dict[str, Any]) -> str:
     if got is not None and got["least"] != got["most"]:
         said += f" ({number(got['least'])}-{number(got['most'])})"
     reached = "" if got is None else "yes" if got["median"] >= goal else "**no**"
-    at = f"[{result['commit'][:7]}](results/{file})"
+    at = f"[{result['commit'][:7]}{'+' * result['commit'].endswith('+')}](results/{file})"
     return f"| {row['work']} | {row['against']} | {number(goal)}{end} | {said} | {reached} | {at} |"
 
 
