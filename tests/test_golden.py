@@ -86,7 +86,7 @@ def test_first_20_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: 
     """The same maths gives the same losses: of each model its first 20 updates, on one thread, in float32.
 
     Other processors add up in another order, and at the usual rates that grows up to sevenfold an update: at a tenth of
-    them it stays below a thousandth, which is let through.
+    them it stays below 4e-4 for gpt and 2e-5 for all others, and what is let through is the less for it.
     """
     monkeypatch.setattr("intaglio.nn.device.cpu_multiplies_bf16", lambda: False)
     usual = loop.Plan.rate
@@ -104,6 +104,6 @@ def test_first_20_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: 
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(losses) + "\n")
     assert path.is_file(), f"{path.name} is missing: run `make golden` and read the diff"
-    assert losses == pytest.approx(json.loads(path.read_text()), rel=1e-3, abs=1e-5), (
+    assert losses == pytest.approx(json.loads(path.read_text()), rel=1e-3 if name == "gpt" else 1e-4, abs=1e-5), (
         "other maths: say so, `make golden`"
     )

@@ -260,7 +260,7 @@ def test_a_stream_is_the_text_as_it_is_written(made: tuple[GivenWriter, dict[str
     writer = made[0]
     plain = Sampling(max_tokens=90, temperature=0.9)  # past the context of 64
     free = writer.complete(["the garden"], seeds=[5], sampling=plain)[0].text
-    for stop, penalty in (((), 0.0), ((free[20:23],), 0.0), ((), 1.0)):
+    for stop, penalty in (((), 0.0), ((free[40:43],), 0.0), ((), 1.0)):
         sampling = Sampling(max_tokens=90, temperature=0.9, stop=stop, frequency_penalty=penalty)
         (whole,) = writer.complete(["the garden"], seeds=[5], sampling=sampling)
         stream, pieces = writer.stream("the garden", seed=5, sampling=sampling), []
@@ -270,7 +270,7 @@ def test_a_stream_is_the_text_as_it_is_written(made: tuple[GivenWriter, dict[str
             except StopIteration as end:
                 assert end.value == whole
                 break
-        assert "".join(pieces) == whole.text and len(pieces) >= 3 and all(pieces)
+        assert "".join(pieces) == whole.text and len(pieces) > 5 and all(pieces)
         assert (whole.text != free) == bool(stop or penalty)
     stream = writer.stream("the garden", seed=5, sampling=plain)
     first = next(stream)

@@ -27,7 +27,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "sound": {"steps": 8, "batch": 4, "adversarial": 0.25},
 }
 DOUBLE = ("video",)  # warping is bent at every whole pixel: float32's rounding grows sevenfold an update
-KILLED = ("flow", "gan")  # one whose state is weights and optimizers, one with numbers of its own; the loop is one
 SAME_NOISE = ("flow", "video", "finetune", "codes", "sound")  # the same numbers drawn, however many processes
 
 
@@ -82,7 +81,6 @@ def test_two_processes_make_the_updates_of_one(tmp_path: Path, shared: tuple[str
         assert wrong <= 1e-4 * sum(float(one[each].double().square().sum()) for each in one)
 
 
-@pytest.mark.parametrize("shared", KILLED, indirect=True)
 def test_killed_and_gone_on_to_the_same_bits(tmp_path: Path, shared: tuple[str, Path, Any]) -> None:
     """One process is killed, the other ends with it; both go on."""
     name, folder, _ = shared

@@ -118,8 +118,9 @@ class Muon(_Plain):
 
 def rows_together(rows: int, columns: int, most: int | None) -> int:
     """How many rows of a matrix ``Muon`` makes orthogonal to each other, where its ``rows`` says ``most``."""
-    cuts = most is not None and most < rows <= columns and rows % most == 0
-    return most if cuts and most is not None else rows
+    if most is None or not most < rows <= columns or rows % most:
+        return rows
+    return most
 
 
 class AdamW(_Plain):
