@@ -141,7 +141,7 @@ def share_of_rate(run: Any, rounds: int) -> dict[str, Any]:
 
     shape, dtype, parts = run.shape, fast_dtype("cpu"), micro_batches(run, "cpu")
     model = Transformer(shape)
-    optimizers = optimizers_of(model, steps=run.steps, dtype=dtype)
+    optimizers = optimizers_of(model, run, dtype=dtype)
     ids = torch.randint(shape.vocab, (run.batch, shape.context + 1))
 
     def update() -> None:

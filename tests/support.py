@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 
 from intaglio.core.contracts import FileRef, Finding, Item, Skip, SourceInfo, Trace
 from intaglio.core.hashing import sha256_bytes, sha256_file
+from tests import forked
 
 
 class RunContext:
@@ -136,15 +136,14 @@ def train_apart(
     paths = [str(here.parent), str(Path(__file__).parent.parent), *sys.path]
     start = f"import sys; sys.path[:0] = {paths!r}\nfrom pathlib import Path\nfrom {here.stem} import *\n"
     start += f"root = Path({str(root)!r})\n{call}"
-    process = subprocess.Popen([sys.executable, "-c", start], start_new_session=True)
+    process = forked.start(start)
     if kill_at:
         while process.poll() is None and not _step(root / kill_at) > beyond:
             time.sleep(0.02)
         time.sleep(pause)
         if process.poll() is None:
             os.kill(process.pid, signal.SIGKILL)
-    process.wait(timeout=300)
-    assert process.returncode == 0 or kill_at
+    assert process.wait(timeout=300) == 0 or kill_at, process.errors
 
 
 def _step(path: Path) -> int:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,11 +13,11 @@ import pytest
 import torch
 
 from intaglio.core.errors import MissingExtra, UserError
+from tests import forked
 from tests.contracts import _material as material
 from tests.support import RunContext
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parent.parent.parent
 
 
 def fit(name: str, root: Path) -> tuple[RunContext, dict[str, Any]]:
@@ -84,8 +82,7 @@ def test_twice_with_one_seed_is_equal(tmp_path: Path, name: str, fitted: Any) ->
 @pytest.mark.parametrize("name", material.names())
 def test_killed_half_way_and_gone_on_to_the_same_bits(tmp_path: Path, name: str, fitted: Any) -> None:
     whole, _ = fitted(name)
-    command = [sys.executable, "-m", "tests.contracts._material", name, str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    done = forked.run("tests.contracts._material", [name, str(tmp_path)])
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert list((tmp_path / "work").rglob("*.safetensors")), "there is a state to go on from"
     again, _ = fit(name, tmp_path)

@@ -1,4 +1,4 @@
-"""A family's training to be run under torchrun, or alone: ``python -m ... shared_family.py NAME FOLDER [--kill ...]``.
+"""A family's training to be run under torchrun, or alone, with the words ``NAME FOLDER [--kill ...]``.
 
 What it stands on (a given model, a codebook) must lie prepared in ``FOLDER/base``; each process trains in a folder of
 its own, ``FOLDER/rank<number>``. Prints one JSON line a process: its losses and warnings. ``--double`` computes in

@@ -7,8 +7,6 @@ import math
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -38,6 +36,7 @@ from intaglio.models import _adapter, finetune, gpt
 from intaglio.models._given_writer import GivenWriter, special_ids, token_nats
 from intaglio.models._lessons import batch, chat_document, conversation, plain_document
 from intaglio.models._tokenizers import END, bpe_tokenizer
+from tests import forked
 from tests.support import ItemList, RunContext
 
 WORDS = "the garden gate stands open and an old wind walks through reeds where water keeps its name".split()
@@ -346,7 +345,7 @@ fit(Path(sys.argv[1]), steps=160, context=64)
 @pytest.mark.slow
 def test_killed_and_resumed_gives_the_same_bytes(tmp_path: Path) -> None:
     fit(tmp_path / "whole", steps=160, context=64)
-    process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path / "cut")], cwd=Path(__file__).parents[2])
+    process = forked.start(KILLED, str(tmp_path / "cut"))
     good = tmp_path / "cut" / "work" / "good.safetensors"
     while process.poll() is None and not good.exists():
         time.sleep(0.005)

@@ -320,9 +320,10 @@ def test_estimate_grows_with_the_dial() -> None:
 # ------------------------------------------------------------------------------------------ resume
 @pytest.mark.slow
 def test_killed_and_resumed_training_ends_in_the_same_bytes(tmp_path: Path) -> None:
-    call = 'fitted(root, images=9600, condition="label", flip=True)'
+    config = {"images": 4800, "condition": "label", "flip": True}
+    call = f"fitted(root, **{config!r})"
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    train_apart(__file__, call, whole)
+    fitted(whole, **config)
     train_apart(__file__, call, killed, kill_at="work/good.safetensors", beyond=60, pause=0.3)
     assert not (killed / "out" / "model.safetensors").exists(), "the training ended before it was killed: lengthen it"
     train_apart(__file__, call, killed)

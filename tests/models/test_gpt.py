@@ -34,6 +34,7 @@ from intaglio.models._tokenizers import (
 from intaglio.models._writer import Writer
 from intaglio.nn import loop
 from intaglio.nn.device import machine
+from tests import forked
 from tests.support import ItemList, RunContext
 
 WORDS = (
@@ -185,25 +186,25 @@ def test_first_twenty_steps_are_as_they_were(tmp_path: Path, monkeypatch: pytest
 
 GOLDEN_LOSSES: list[float] = [
     6.674,
-    6.382,
-    5.964,
-    5.384,
-    4.889,
-    4.396,
-    4.082,
-    3.727,
-    3.421,
-    3.303,
-    3.09,
-    2.923,
-    2.787,
-    2.749,
-    2.695,
-    2.537,
-    2.501,
-    2.394,
-    2.411,
-    2.428,
+    6.383,
+    5.97,
+    5.395,
+    4.905,
+    4.416,
+    4.109,
+    3.755,
+    3.445,
+    3.325,
+    3.113,
+    2.952,
+    2.82,
+    2.78,
+    2.728,
+    2.568,
+    2.539,
+    2.419,
+    2.442,
+    2.46,
 ]
 
 LOADED = """
@@ -229,15 +230,14 @@ import sys
 from pathlib import Path
 sys.path[:0] = ["src", "."]
 from tests.models.test_gpt import fit
-fit(Path(sys.argv[1]), steps=200, context=32)
+fit(Path(sys.argv[1]), steps=100, context=32)
 """
 
 
 @pytest.mark.slow
 def test_killed_and_resumed_gives_the_same_bytes(tmp_path: Path) -> None:
-    fit(tmp_path / "whole", steps=200, context=32)
-    root = Path(__file__).parents[2]
-    process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path / "cut")], cwd=root)
+    fit(tmp_path / "whole", steps=100, context=32)
+    process = forked.start(KILLED, str(tmp_path / "cut"))
     good = tmp_path / "cut" / "work" / "good.safetensors"
     first = None
     while process.poll() is None:  # until the second evaluation was kept: in the middle of training
@@ -252,9 +252,30 @@ def test_killed_and_resumed_gives_the_same_bytes(tmp_path: Path) -> None:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "it was killed before it ended"
-    _, metrics, ctx = fit(tmp_path / "cut", steps=200, context=32)
+    _, metrics, ctx = fit(tmp_path / "cut", steps=100, context=32)
     for path in (tmp_path / "whole" / "out").iterdir():
         assert path.read_bytes() == (ctx.out / path.name).read_bytes(), path.name
+
+
+# ------------------------------------------------------------ few texts
+def test_few_texts_are_gone_over_eight_times_and_hold_weights_small() -> None:
+    config = gpt.Config(data=("x",), size="tiny")
+    few, some, many = (decide(config, vocab=300, tokens=n, documents=n // 1000) for n in (20_000, 200_000, 4_000_000))
+    for run, tokens in ((few, 20_000), (some, 200_000)):
+        assert run.steps * run.tokens_per_step <= 8 * tokens
+    assert few.steps * few.tokens_per_step > 7 * 20_000
+    assert few.decay == 1.0 > some.decay > many.decay > 0.0
+    in_keys = decide(config, vocab=300, tokens=20_000, documents=20, keys=5)
+    assert in_keys.steps > 4 * few.steps and in_keys.decay < few.decay
+    assert decide(config, vocab=300, tokens=20_000, documents=20, start=few.shape).decay == 0.0
+
+
+def test_what_only_gets_worse_is_stopped_early(tmp_path: Path) -> None:
+    """Random words cannot be foretold; after a few passes they are known by heart, and unseen ones ever less."""
+    _, metrics, ctx = fit(tmp_path, steps=400, context=32)
+    assert metrics["steps"] < 400 and metrics["best_step"] < metrics["steps"]
+    (said,) = [warning for warning in ctx.warnings if "stopped early" in warning]
+    assert f"at step {metrics['steps']}" in said
 
 
 # ------------------------------------------------------------ thin archives
@@ -363,11 +384,11 @@ def streamed(writer: Any, prompt: str, **more: Any) -> tuple[list[str], Any]:
 
 def test_a_stream_is_the_text_as_it_is_written(made: tuple[Writer, dict[str, Any], RunContext]) -> None:
     writer = made[0]
-    free = writer.complete(["the"], seeds=[4], sampling=Sampling(max_tokens=60))[0].text
-    for stop in ((), (free[10:13],), (free[10:14] + "?", free[-3:])):
+    free = writer.complete(["the"], seeds=[6], sampling=Sampling(max_tokens=60))[0].text
+    for stop in ((), (free[14:17],), (free[14:18] + "?", free[-3:])):
         sampling = Sampling(max_tokens=60, stop=stop, frequency_penalty=0.2 if not stop else 0.0)
-        (whole,) = writer.complete(["the"], seeds=[4], sampling=sampling)
-        pieces, completion = streamed(writer, "the", seed=4, sampling=sampling)
+        (whole,) = writer.complete(["the"], seeds=[6], sampling=sampling)
+        pieces, completion = streamed(writer, "the", seed=6, sampling=sampling)
         assert "".join(pieces) == whole.text and completion == whole
         assert len(pieces) > 5 and all(pieces)
     pieces, completion = streamed(writer, "", seed=1, sampling=Sampling(max_tokens=20), constraint=OnlyVowels())

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +20,7 @@ from intaglio.models._pretrain import begin, packed_nats, window_nats
 from intaglio.models._start import SHARE, digest
 from intaglio.models._writer import Writer
 from intaglio.nn.optim import muon_and_adamw
+from tests import forked
 from tests.models.test_gpt import poems
 from tests.support import ItemList, RunContext
 
@@ -119,16 +118,15 @@ sys.path[:0] = ["src", "."]
 from intaglio.models import gpt
 from tests.models.test_gpt_start import fit, songs
 first = gpt.Component(gpt.Config(data=("x",))).load(Path(sys.argv[2]), device="cpu", threads=1)
-fit(Path(sys.argv[1]), songs(60), first, steps=400, context=32)
+fit(Path(sys.argv[1]), songs(60), first, steps=120, context=32)
 """
 
 
 @pytest.mark.slow
 def test_killed_and_resumed_gives_the_same_bytes(tmp_path: Path) -> None:
     start, _, made = fit(tmp_path / "start", poems(60), steps=30, context=32, tokenizer="char")
-    fit(tmp_path / "whole", songs(60), start, steps=400, context=32)
-    arguments = [sys.executable, "-c", KILLED, str(tmp_path / "cut"), str(made.out)]
-    process = subprocess.Popen(arguments, cwd=Path(__file__).parents[2])
+    fit(tmp_path / "whole", songs(60), start, steps=120, context=32)
+    process = forked.start(KILLED, str(tmp_path / "cut"), str(made.out))
     good, first = tmp_path / "cut" / "work" / "good.safetensors", None
     while process.poll() is None:  # until the second evaluation was kept: in the middle of training
         now = good.stat().st_mtime_ns if good.exists() else None
@@ -139,6 +137,6 @@ def test_killed_and_resumed_gives_the_same_bytes(tmp_path: Path) -> None:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "it was killed before it ended"
-    _, _, ctx = fit(tmp_path / "cut", songs(60), start, steps=400, context=32)
+    _, _, ctx = fit(tmp_path / "cut", songs(60), start, steps=120, context=32)
     for path in (tmp_path / "whole" / "out").iterdir():
         assert path.read_bytes() == (ctx.out / path.name).read_bytes(), path.name

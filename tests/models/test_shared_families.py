@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +10,10 @@ import pytest
 import torch
 
 from intaglio.nn.checkpoint import load_tensors
+from tests import forked
 from tests.contracts import _material as material
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parent.parent.parent
-SCRIPT = str(Path(__file__).with_name("shared_family.py"))
 SETTINGS: dict[str, dict[str, Any]] = {
     "flow": {"images": 128, "batch": 16, "flip": True, "condition": "label"},
     "video": {"clips": 32, "batch": 4, "flip": True, "loop": True, "size_px": 8, "frames": 4, "steps": 2},
@@ -32,13 +28,8 @@ SAME_NOISE = ("flow", "video", "finetune", "codes", "sound")  # the same numbers
 
 def run(name: str, folder: Path, *arguments: str, processes: int = 2, check: bool = True) -> list[dict[str, Any]]:
     material.context(name, folder / "base")
-    command = [sys.executable, SCRIPT, name, str(folder), "--set", json.dumps(SETTINGS[name]), *arguments]
-    command += ["--double"] * (name in DOUBLE)
-    if processes > 1:
-        torchrun = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
-        command[1:1] = [*torchrun, f"--nproc-per-node={processes}"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
+    words = [name, str(folder), "--set", json.dumps(SETTINGS[name]), *arguments, *["--double"] * (name in DOUBLE)]
+    done = forked.run("tests.models.shared_family", words, processes=processes, timeout=600)
     assert (done.returncode == 0) is check, done.stderr
     told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     return sorted(told, key=lambda each: each["rank"])

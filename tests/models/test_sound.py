@@ -273,9 +273,10 @@ def test_estimate_grows_with_the_work() -> None:
 # ------------------------------------------------------------------------------------------ resume
 @pytest.mark.slow
 def test_killed_in_both_phases_and_resumed_it_ends_in_the_same_bytes(tmp_path: Path) -> None:
-    call = "fitted(root, steps=400, adversarial=0.5)"
+    config = {"steps": 200, "adversarial": 0.5}
+    call = f"fitted(root, **{config!r})"
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    train_apart(__file__, call, whole)
+    fitted(whole, **config)
     for phase in ("first", "second"):
         train_apart(__file__, call, killed, kill_at=f"work/{phase}/good.safetensors")
         assert not (killed / "out" / "config.json").exists(), "it ended before it was killed: lengthen it"

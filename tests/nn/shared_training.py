@@ -1,4 +1,4 @@
-"""A training to be run under torchrun, or alone: ``python -m torch.distributed.run ... shared_training.py FOLDER ...``.
+"""A training to be run under torchrun, or alone, with the words ``FOLDER [--kill ...]``.
 
 Prints one JSON line a process that trained: its rank and a digest of its weights; process 0 keeps them in the folder.
 """

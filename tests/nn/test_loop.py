@@ -211,20 +211,28 @@ def test_verdicts_are_paired(tmp_path: Path) -> None:
 
 def test_a_slow_gain_is_seen_in_the_end(tmp_path: Path) -> None:
     """Each step of it is lost in noise; against the state last found better the sum of them is not."""
-    trained, _ = Script([-0.008 * n for n in range(12)]).run(tmp_path, patience=6)
+    trained, _ = Script([-0.008 * n for n in range(12)]).run(tmp_path, patience=2)
     assert "better" in [each["verdict"] for each in trained.verdicts] and not trained.stopped
 
 
 def test_stops_early_and_says_so_also_after_a_kill(tmp_path: Path) -> None:
-    script = Script([0.0, -0.3, -0.29, -0.28, -0.27, -0.26, -0.25, -0.24])
+    script = Script([0.0, -0.3, -0.2, -0.3, -0.2, -0.2, -0.2, -0.1])
     whole, ctx = script.run(tmp_path / "whole", patience=3)
-    assert whole.stopped and whole.steps == 5 and whole.best_step == 2
-    assert ctx.warnings == ["stopped early at step 5: 3 evaluations in a row found nothing better than step 2"]
+    verdicts = [each["verdict"] for each in whole.verdicts]
+    assert verdicts == ["unknown", "better", "worse", "unknown", "worse", "worse"]
+    assert whole.stopped and whole.steps == 6 and whole.best_step == 2
+    assert ctx.warnings == ["stopped early at step 6: the held-out loss has risen since step 2"]
     with pytest.raises(Killed):
         script.run(tmp_path / "cut", patience=3, kill_at=4)
     cut, _ = script.run(tmp_path / "cut", patience=3)
-    assert (cut.steps, cut.verdicts, cut.curve, cut.resumed_at) == (5, whole.verdicts, whole.curve, 4)
-    assert script.run(tmp_path / "cut", patience=3)[0].steps == 5, "a training that stopped is not gone on with"
+    assert (cut.steps, cut.verdicts, cut.curve, cut.resumed_at) == (6, whole.verdicts, whole.curve, 4)
+    assert script.run(tmp_path / "cut", patience=3)[0].steps == 6, "a training that stopped is not gone on with"
+
+
+def test_noise_does_not_stop_it(tmp_path: Path) -> None:
+    """A plateau is no rise: what falls with the learning rate at the end is still to come."""
+    trained, ctx = Script([0.0, *[-0.3] * 9]).run(tmp_path, patience=2)
+    assert trained.steps == 10 and not trained.stopped and not ctx.warnings
 
 
 def test_stops_early_by_a_single_figure_too(tmp_path: Path) -> None:

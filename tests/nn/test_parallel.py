@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +12,15 @@ import torch
 from intaglio.nn import parallel
 from intaglio.nn.checkpoint import load_tensors
 from intaglio.nn.order import derive
+from tests import forked
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parent.parent.parent
-SCRIPT = str(Path(__file__).with_name("shared_training.py"))
 
 
 def run(folder: Path, *arguments: str, processes: int = 2, check: bool = True) -> tuple[list[dict[str, Any]], str]:
     """What each process says, process 0 first, and what stands on standard error."""
     folder.mkdir(exist_ok=True)
-    command = [sys.executable, SCRIPT, str(folder), *arguments]
-    if processes > 1:
-        torchrun = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
-        command[1:1] = [*torchrun, f"--nproc-per-node={processes}"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    done = forked.run("tests.nn.shared_training", [str(folder), *arguments], processes=processes)
     assert not check or done.returncode == 0, done.stderr
     assert check or done.returncode != 0
     told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]

@@ -35,7 +35,8 @@ from intaglio.nn.order import derive, places
 from intaglio.nn.transformer import Shape, Transformer, from_qwen3, to_qwen3
 
 EXPORTED = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
-MAX_PASSES = 60  # over the training text; more only learns it by heart
+MAX_PASSES = 8  # over the training text; more only learns it by heart
+DECAY, MOST_DECAY = 1 / 32, 1.0  # of Muon's weights, where there are as many as tokens: few texts want much of it
 MIN_STEPS = 40
 MICRO_TOKENS = 4_096  # of one pass through the net, at most, on a CPU
 
@@ -78,6 +79,7 @@ class Run:
     batch: int
     steps: int
     eval_windows: int
+    decay: float  # of Muon's weights
 
     @property
     def tokens_per_step(self) -> int:
@@ -85,11 +87,19 @@ class Run:
 
 
 def decide(
-    config: Wanted, *, vocab: int, tokens: int, documents: int, heldout_tokens: int = 0, start: Shape | None = None
+    config: Wanted,
+    *,
+    vocab: int,
+    tokens: int,
+    documents: int,
+    heldout_tokens: int = 0,
+    keys: int = 1,
+    start: Shape | None = None,
 ) -> Run:
     """Shape and length of a training, a pure function of config and data: no clock, no machine.
 
-    start: the shape of the model to go on from; only its context may be changed.
+    keys: in how many versions the text is read. start: the shape of the model to go on from; only its context may be
+    changed.
     """
     size = SIZES[config.size]
     usual = 1 << max(4, math.ceil(math.log2(4 * tokens / max(1, documents))))  # room for about four texts
@@ -109,10 +119,11 @@ def decide(
     batch = max(1, min(size.tokens, max(256, tokens // 8)) // context)
     per_step = batch * context
     affordable = int(size.flops / (3 * shape.flops_per_token() * per_step))
-    steps = config.steps or max(MIN_STEPS, min(affordable, MAX_PASSES * tokens // per_step))
+    steps = config.steps or max(MIN_STEPS, min(affordable, MAX_PASSES * keys * tokens // per_step))
     share = max(8_192, steps * per_step // 80)  # 20 evaluations then cost about a twelfth of the training
     windows = min(max(1, share // context), max(0, heldout_tokens - 1) // context)
-    return Run(shape, batch, steps, windows)
+    decay = 0.0 if start is not None else min(MOST_DECAY, DECAY * shape.parameters() / (keys * tokens))
+    return Run(shape, batch, steps, windows, decay)
 
 
 def estimate_of(config: Wanted, machine: Machine, *, tokens: int, vocab: int, documents: int) -> Estimate:
@@ -132,9 +143,11 @@ def bytes_of(run: Run, device: str) -> int:
     return int(450e6 + weights + activations)
 
 
-def begin(config: Wanted, corpus: Corpus, ctx: Context, *, start: Writer | None = None) -> tuple[Run, Writer]:
-    """What is decided for this corpus, said where it is thin, and the model ready to write: untrained, or a copy of
-    ``start``. Errors: UserError where the training would not fit into memory."""
+def begin(
+    config: Wanted, corpus: Corpus, ctx: Context, *, keys: int = 1, start: Writer | None = None
+) -> tuple[Run, Writer]:
+    """What is decided for this corpus (see ``decide``), said where it is thin, and the model ready to write: untrained,
+    or a copy of ``start``. Errors: UserError where the training would not fit into memory."""
     counts = corpus.train_counts
     heldout_tokens = 0 if corpus.heldout is None else len(corpus.heldout)
     run = decide(
@@ -143,6 +156,7 @@ def begin(config: Wanted, corpus: Corpus, ctx: Context, *, start: Writer | None 
         tokens=counts.tokens,
         documents=counts.documents,
         heldout_tokens=heldout_tokens,
+        keys=keys,
         start=start.model.shape if start is not None else None,
     )
     check_room(bytes_of(run, ctx.device), ctx, fix=t("lower context or size"))
@@ -194,6 +208,7 @@ def train_on(writer: Writer, corpus: Corpus, run: Run, ctx: Context, *, rate: fl
         warmup=0.04,
         cooldown=0.5,
         evaluations=times,
+        patience=max(2, times // 4),
         previews=max(2, min(5, run.steps // 60)),
     )
 
@@ -210,7 +225,7 @@ def train_on(writer: Writer, corpus: Corpus, run: Run, ctx: Context, *, rate: fl
         text = "\n\n---\n\n".join(one.text.strip() for one in made)
         ctx.preview(f"step-{step:06d}.txt", (text + "\n").encode("utf-8", "replace"))
 
-    optimizers = optimizers_of(model, steps=run.steps, dtype=dtype, rate=rate)
+    optimizers = optimizers_of(model, run, dtype=dtype, rate=rate)
     identity = {"shape": asdict(run.shape), "batch": run.batch, "corpus": corpus.digest}
     try:
         with heap.kept():
@@ -230,15 +245,14 @@ def train_on(writer: Writer, corpus: Corpus, run: Run, ctx: Context, *, rate: fl
         raise StepFailed(ctx.step, str(error)) from error
 
 
-def optimizers_of(model: Transformer, *, steps: int, dtype: torch.dtype, rate: float = 1.0) -> list[Optimizer]:
+def optimizers_of(model: Transformer, run: Run, *, dtype: torch.dtype, rate: float = 1.0) -> list[Optimizer]:
     """Muon and AdamW as text is learned with. rate: of the peak learning rates.
 
     In fewer than 400 steps larger ones of Muon, over a shorter memory, come further; ``docs/LOG.md`` has the figures.
     """
-    more = min(1.5, max(1.0, (400 / steps) ** 0.3))
-    return muon_and_adamw(
-        model, matrix_lr=0.025 * more * rate, other_lr=6e-3 * rate, momentum=1.0 - 0.1 * more, dtype=dtype
-    )
+    more = min(1.5, max(1.0, (400 / run.steps) ** 0.3))
+    rates = {"matrix_lr": 0.025 * more * rate, "other_lr": 6e-3 * rate, "momentum": 1.0 - 0.1 * more}
+    return muon_and_adamw(model, weight_decay=run.decay, dtype=dtype, **rates)
 
 
 def micro_batches(run: Run, device: str) -> int:

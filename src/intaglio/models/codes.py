@@ -185,6 +185,7 @@ class Component:
             warmup=0.04,
             cooldown=0.8,
             evaluations=times,
+            patience=max(2, times // 4),
             previews=min(5, times),
         )
         try:

@@ -309,6 +309,7 @@ class _Tuning:
                     warmup=0.05,
                     cooldown=0.5,
                     evaluations=times,
+                    patience=max(2, times // 4),
                     previews=min(4, times),
                 ),
                 work=ctx.work,

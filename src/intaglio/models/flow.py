@@ -37,7 +37,7 @@ from intaglio.models._pictures import Form, Shard, choose_side, gather, probe
 from intaglio.models._prints import Prints
 from intaglio.models._prints import read_checkpoint as read_vae
 from intaglio.models._room import check_room
-from intaglio.nn import flow, parallel
+from intaglio.nn import flow, heap, parallel
 from intaglio.nn.checkpoint import write_atomic
 from intaglio.nn.device import fast_dtype, machine
 from intaglio.nn.loop import Plan, Trained, train
@@ -189,7 +189,7 @@ class Component:
             warn_of_ignored(config, "guidance", setting='condition = "none"', ctx=ctx)
         if codes is not None:
             warn_of_ignored(config, "fit", "background", setting="codes", ctx=ctx)
-        with machine(device=ctx.device, threads=ctx.threads) as device:
+        with machine(device=ctx.device, threads=ctx.threads) as device, heap.kept():
             if codes is not None:
                 form = codes.form
             else:

@@ -34,7 +34,7 @@ from intaglio.models._memory import of_texts
 from intaglio.models._notes import Form, Rules, plain, tokenizer_over, tune_from
 from intaglio.models._performer import MIDI, Performer, room_of
 from intaglio.models._pretrain import EXPORTED, begin, estimate_of, metrics_of, read, save, train_on
-from intaglio.models._tunes import Keys, Notation, Tunes, per_note, refuse_seconds
+from intaglio.models._tunes import Keys, Notation, Tunes, per_note, refuse_seconds, shifts
 from intaglio.models._writer import Writer
 from intaglio.nn.checkpoint import write_atomic
 from intaglio.nn.device import machine, peak_memory_bytes
@@ -105,7 +105,7 @@ class Component:
             tunes = Tunes.gathered(data, ctx, notation)
             keys = Keys(tunes, notation, self.config.transpose)
             corpus = prepare(tunes, ctx, kind=lambda _: notation.tokenizer(keys.texts()))
-            run, writer = begin(self.config, corpus, ctx)
+            run, writer = begin(self.config, corpus, ctx, keys=len(shifts(self.config.transpose)))
             trained = train_on(writer, keys.corpus(corpus, ctx), run, ctx)
             ctx.progress(run.steps, run.steps, doing=t("measuring on held-out tunes"))
             metrics = {**metrics_of(writer, corpus, run, trained, tunes), "left_out": tunes.left_out}

@@ -9,6 +9,7 @@ Licence: ours. Weights inherit the licence of the pictures they learned from.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -34,9 +35,9 @@ from intaglio.models._memory import of_pictures
 from intaglio.models._pictures import Form, Shard, choose_side, gather, probe
 from intaglio.models._prints import Prints, export_folder, read_checkpoint, sheet, write_checkpoint
 from intaglio.models._room import check_room
-from intaglio.nn import parallel
+from intaglio.nn import heap, parallel
 from intaglio.nn.checkpoint import write_atomic
-from intaglio.nn.device import autocast, fast_dtype, machine
+from intaglio.nn.device import autocast, fast_dtype, machine, rounded_products, rounds_products
 from intaglio.nn.likelihoods import active_units
 from intaglio.nn.loop import Plan, train
 from intaglio.nn.optim import adamw
@@ -236,20 +237,22 @@ class Component:
             unit="img/s",
             ema=0.99,
             cooldown=0.6,
+            patience=5,
         )
         session = Session(model, shard, config, ctx, batch // parts, self._weights())
-        found = train(
-            model,
-            session.loss,
-            optimizers=[adamw(model.parameters(), lr=config.learning_rate or 2e-3, betas=(0.9, 0.99))],
-            plan=plan,
-            work=ctx.work,
-            report=ctx,
-            evaluate=session.evaluate if shard.heldout else None,
-            preview=session.preview,
-            identity={"shape": asdict(shape), "flip": config.flip, **asdict(session.weights)},
-            say=t,
-        )
+        with rounded_products() if session.small else contextlib.nullcontext(), heap.kept():
+            found = train(
+                model,
+                session.loss,
+                optimizers=[adamw(model.parameters(), lr=config.learning_rate or 2e-3, betas=(0.9, 0.99))],
+                plan=plan,
+                work=ctx.work,
+                report=ctx,
+                evaluate=session.evaluate if shard.heldout else None,
+                preview=session.preview,
+                identity={"shape": asdict(shape), "flip": config.flip, **asdict(session.weights)},
+                say=t,
+            )
         metrics = session.close()
         metrics |= {"steps": found.steps, "best_step": found.best_step, "train_seconds": round(found.seconds, 1)}
         metrics |= {"images_per_second": round(found.steps * batch / max(found.seconds, 1e-9), 1), "curve": found.curve}
@@ -284,7 +287,8 @@ class Session:
         self.model, self.shard, self.config, self.ctx = model, shard, config, ctx
         self.weights = weights
         self.device = model.variance.device
-        self.dtype = fast_dtype(str(self.device))
+        self.small = config.net == "mlp" and rounds_products(str(self.device))
+        self.dtype = torch.float32 if self.small else fast_dtype(str(self.device))
         self.feed = Feed(shard, batch=batch, seed=ctx.seed, device=self.device, flip=config.flip)
 
     def loss(self, step: int, generator: torch.Generator) -> Tensor:

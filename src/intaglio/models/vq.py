@@ -35,7 +35,7 @@ from intaglio.models._cost import START, judging_seconds, training_seconds
 from intaglio.models._feed import ALL, Feed, floats, moments
 from intaglio.models._pictures import Form, Shard, choose_side, gather, probe
 from intaglio.models._room import check_room
-from intaglio.nn import parallel
+from intaglio.nn import heap, parallel
 from intaglio.nn.checkpoint import write_atomic
 from intaglio.nn.device import autocast, fast_dtype, machine
 from intaglio.nn.loop import Plan, train
@@ -152,7 +152,7 @@ class Component:
         if not len(pictures):
             what = t("a {model} learns from pictures, and the named steps hold none", model="vq")
             raise UserError(what, where=where, fix=t("name a data step with pictures in 'data'"))
-        with machine(device=ctx.device, threads=ctx.threads) as device:
+        with machine(device=ctx.device, threads=ctx.threads) as device, heap.kept():
             median_px, grey = probe(pictures, ctx)
             side = config.size_px or choose_side(median_px, DIALS[config.size][0])
             if side % config.down:
@@ -179,7 +179,16 @@ class Component:
         steps = max(2, self._images(shard.train) // batch)
         parts = parallel.parts(batch)
         model.codebook.shared = parts > 1
-        plan = Plan(steps=steps, seed=ctx.seed, per_step=batch, unit="img/s", ema=0.99, cooldown=0.6, accumulate=parts)
+        plan = Plan(
+            steps=steps,
+            seed=ctx.seed,
+            per_step=batch,
+            unit="img/s",
+            ema=0.99,
+            cooldown=0.6,
+            patience=5,
+            accumulate=parts,
+        )
         identity = {"shape": asdict(model.shape), "flip": config.flip, "commitment": config.commitment}
         identity |= {"decay": config.decay}
         feed = Feed(shard, batch=batch // parts, seed=ctx.seed, device=device, flip=config.flip)

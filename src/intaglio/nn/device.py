@@ -44,6 +44,29 @@ def autocast(device: str, dtype: torch.dtype) -> contextlib.AbstractContextManag
     return torch.autocast(torch.device(device).type, dtype=dtype)
 
 
+def rounds_products(device: str) -> bool:
+    """True where ``rounded_products`` has an effect: a CPU that multiplies bfloat16, torch 2.9 or newer."""
+    cpu = torch.device(device).type == "cpu" and cpu_multiplies_bf16()
+    return cpu and hasattr(getattr(torch.backends.mkldnn, "matmul", None), "fp32_precision")
+
+
+@contextlib.contextmanager
+def rounded_products() -> Iterator[None]:
+    """Inside, products of float32 matrices on the CPU round what they multiply to bfloat16; their sums are float32.
+
+    For linear layers so small that ``autocast`` casts weights and gradients for as long as it multiplies them. Others,
+    convolutions above all, are faster under ``autocast``, which halves the activations too. Gradients must be taken
+    inside as well.
+    """
+    settings: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = settings.fp32_precision
+    settings.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        settings.fp32_precision = before
+
+
 @contextlib.contextmanager
 def machine(*, device: str, threads: int) -> Iterator[torch.device]:
     """Inside: ``threads`` CPU threads and deterministic kernels; afterwards the settings found before.

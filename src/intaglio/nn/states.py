@@ -42,7 +42,8 @@ class State:
     mean: float | None = None
     lowest: float | None = None
     since: list[float] = field(default_factory=list)  # losses since the last point of the curve
-    reference: float | None = None  # mean held-out loss of the state last found better, and how often since none was
+    reference: float | None = None  # mean held-out loss of the state last found better, its step, how often since then
+    reference_step: int = 0  # a state was found worse
     waited: int = 0
 
 

@@ -18,7 +18,8 @@ class Plan:
                   to zero in a straight line.
     clip:         largest norm of the gradient; 0 is off. ema: decay of the moving average of weights; 0 is off.
     evaluations:  how often the held-out loss is taken, evenly spread, the last at the last step.
-    patience:     stop after so many evaluations in a row that found nothing better; 0 never stops early.
+    patience:     stop after so many evaluations surely worse than the best state (not lower, where the held-out loss is
+                  one figure) and none better; 0 never stops early.
     accumulate:   micro-batches of one update. ``loss`` is called with the number of the micro-batch,
                   ``step * accumulate + a``; the update goes by the mean. With several processes (``nn/parallel.py``)
                   the micro-batches are shared among them; ``parallel.parts(batch)`` says how many to make. A state
