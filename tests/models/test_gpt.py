@@ -272,7 +272,7 @@ def test_few_texts_are_gone_over_eight_times_and_hold_weights_small() -> None:
 
 def test_what_only_gets_worse_is_stopped_early(tmp_path: Path) -> None:
     """Random words cannot be foretold; after a few passes they are known by heart, and unseen ones ever less."""
-    _, metrics, ctx = fit(tmp_path, steps=400, context=32)
+    _, metrics, ctx = fit(tmp_path, poems(12), steps=400, context=32)
     assert metrics["steps"] < 400 and metrics["best_step"] < metrics["steps"]
     (said,) = [warning for warning in ctx.warnings if "stopped early" in warning]
     assert f"at step {metrics['steps']}" in said
