@@ -34,11 +34,10 @@ $(STAMP): pyproject.toml constraints.txt
 	  || { echo "error: Python 3.11 or newer is needed; make PYTHON=python3.12 (after rm -rf $(VENV))" >&2; exit 2; }
 	@echo "installing into $(VENV) (a few minutes the first time)" >&2
 ifeq ($(TORCH),cpu)
-	@$(PIP) install --no-compile -c constraints.txt 'torch==$(TORCH_VERSION)+cpu' 2>/dev/null \
-	  || $(PIP) install --no-compile -c constraints.txt --extra-index-url $(TORCH_INDEX) 'torch==$(TORCH_VERSION)'
+	@$(PIP) install -c constraints.txt 'torch==$(TORCH_VERSION)+cpu' 2>/dev/null \
+	  || $(PIP) install -c constraints.txt --extra-index-url $(TORCH_INDEX) 'torch==$(TORCH_VERSION)'
 endif
-	@$(PIP) install --no-compile -c constraints.txt -e '.[all,dev]'
-	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || true  # pip does it on one core; some packages hold what is no Python
+	@$(PIP) install -c constraints.txt -e '.[all,dev]'
 	@touch $@
 
 lint: $(STAMP)

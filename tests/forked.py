@@ -20,10 +20,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-IMPORTED = ["torch.distributed.launcher.api", "torch.nn.parallel", "peft", "intaglio.nn.sampling"]
-IMPORTED += [f"intaglio.models.{name}" for name in ("codes", "finetune", "flow", "gan", "gpt", "music", "sound")]
-IMPORTED += [f"intaglio.models.{name}" for name in ("vae", "video", "vq")]
-
+MODELS = "codes finetune flow gan gpt music sound vae video vq".split()
+IMPORTED = ["torch.distributed.launcher.api", "peft", *(f"intaglio.models.{name}" for name in MODELS)]
 OWN = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT)}
 
 

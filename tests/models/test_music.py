@@ -167,3 +167,9 @@ def test_more_tunes_are_foretold_to_take_longer() -> None:
     here = Machine(device="cpu", threads=2, gflops=50.0, bf16_gflops=80.0, memory_bytes=8 << 30)
     few, many = (component(steps=None).estimate(Size(100, size), here) for size in (30_000, 3_000_000))
     assert few.seconds < many.seconds and few.bytes <= many.bytes
+
+
+def test_tunes_in_more_keys_take_longer_and_are_foretold_so() -> None:
+    machine = Machine("cpu", 1, 50.0, 100.0, 8 << 30)
+    plain, in_keys = (component(steps=None, transpose=reach).estimate(Size(40, 40_000), machine) for reach in (0, 2))
+    assert in_keys.seconds - 30 > 3 * (plain.seconds - 30)  # 30 of them are for judging, whatever the keys

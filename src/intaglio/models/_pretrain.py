@@ -29,13 +29,13 @@ from intaglio.models._writer import Writer
 from intaglio.nn import heap, parallel
 from intaglio.nn.checkpoint import load_tensors, save_tensors, write_atomic
 from intaglio.nn.device import fast_dtype
-from intaglio.nn.loop import Diverged, Plan, Trained, train
+from intaglio.nn.loop import Diverged, Plan, Trained, patience, train
 from intaglio.nn.optim import muon_and_adamw
 from intaglio.nn.order import derive, places
 from intaglio.nn.transformer import Shape, Transformer, from_qwen3, to_qwen3
 
 EXPORTED = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
-MAX_PASSES = 8  # over the training text; more only learns it by heart
+MAX_PASSES, IN_ALL_KEYS = 8, 60  # over the training text; more only learns it by heart
 DECAY, MOST_DECAY = 1 / 32, 1.0  # of Muon's weights, where there are as many as tokens: few texts want much of it
 MIN_STEPS = 40
 MICRO_TOKENS = 4_096  # of one pass through the net, at most, on a CPU
@@ -119,16 +119,18 @@ def decide(
     batch = max(1, min(size.tokens, max(256, tokens // 8)) // context)
     per_step = batch * context
     affordable = int(size.flops / (3 * shape.flops_per_token() * per_step))
-    steps = config.steps or max(MIN_STEPS, min(affordable, MAX_PASSES * keys * tokens // per_step))
+    steps = config.steps or max(MIN_STEPS, min(affordable, min(MAX_PASSES * keys, IN_ALL_KEYS) * tokens // per_step))
     share = max(8_192, steps * per_step // 80)  # 20 evaluations then cost about a twelfth of the training
     windows = min(max(1, share // context), max(0, heldout_tokens - 1) // context)
     decay = 0.0 if start is not None else min(MOST_DECAY, DECAY * shape.parameters() / (keys * tokens))
     return Run(shape, batch, steps, windows, decay)
 
 
-def estimate_of(config: Wanted, machine: Machine, *, tokens: int, vocab: int, documents: int) -> Estimate:
+def estimate_of(
+    config: Wanted, machine: Machine, *, tokens: int, vocab: int, documents: int, keys: int = 1
+) -> Estimate:
     """Seconds from the multiplications to be done, bytes from weights, optimizer and activations."""
-    run = decide(config, vocab=vocab, tokens=tokens, documents=documents)
+    run = decide(config, vocab=vocab, tokens=tokens, documents=documents, keys=keys)
     useful = efficiency(config.size) * (machine.bf16_gflops or machine.gflops) * 1e9
     flops = 3.2 * run.shape.flops_per_token() * run.tokens_per_step * run.steps
     reading = tokens / 3e6 + 4
@@ -208,7 +210,7 @@ def train_on(writer: Writer, corpus: Corpus, run: Run, ctx: Context, *, rate: fl
         warmup=0.04,
         cooldown=0.5,
         evaluations=times,
-        patience=max(2, times // 4),
+        patience=patience(times),
         previews=max(2, min(5, run.steps // 60)),
     )
 

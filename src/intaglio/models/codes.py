@@ -35,7 +35,7 @@ from intaglio.models._room import check_room
 from intaglio.nn import features, measures, parallel
 from intaglio.nn.checkpoint import write_atomic
 from intaglio.nn.device import fast_dtype, machine
-from intaglio.nn.loop import Diverged, Plan, Trained, train
+from intaglio.nn.loop import Diverged, Plan, Trained, patience, train
 from intaglio.nn.memorization import membership
 from intaglio.nn.optim import muon_and_adamw
 from intaglio.nn.order import derive, rows
@@ -185,7 +185,7 @@ class Component:
             warmup=0.04,
             cooldown=0.8,
             evaluations=times,
-            patience=max(2, times // 4),
+            patience=patience(times),
             previews=min(5, times),
         )
         try:

@@ -39,7 +39,7 @@ from intaglio.models._room import check_room
 from intaglio.nn import parallel
 from intaglio.nn.checkpoint import read_meta, write_atomic
 from intaglio.nn.device import autocast, fast_dtype, machine, peak_memory_bytes
-from intaglio.nn.loop import Diverged, Plan, Trained, train
+from intaglio.nn.loop import Diverged, Plan, Trained, patience, train
 from intaglio.nn.measures import bootstrap_interval
 from intaglio.nn.optim import adamw
 from intaglio.nn.order import derive
@@ -309,7 +309,7 @@ class _Tuning:
                     warmup=0.05,
                     cooldown=0.5,
                     evaluations=times,
-                    patience=max(2, times // 4),
+                    patience=patience(times),
                     previews=min(4, times),
                 ),
                 work=ctx.work,

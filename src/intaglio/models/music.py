@@ -87,9 +87,8 @@ class Component:
         """As a GPT of the same size: a token is about two bytes of ABC, three of a MIDI file."""
         events = self.config.notation == "midi"
         tokens = max(1_000, (size.bytes or 1_000_000) // (3 if events else 2))
-        found = estimate_of(
-            self.config, machine, tokens=tokens, vocab=1_024 if events else 512, documents=size.items or 1
-        )
+        read = {"tokens": tokens, "vocab": 1_024 if events else 512, "documents": size.items or 1}
+        found = estimate_of(self.config, machine, **read, keys=len(shifts(self.config.transpose)))
         keys = 2e-5 * self.config.transpose * tokens  # every tune read and written again in each
         return Estimate(found.seconds + 30 + keys, found.bytes)  # the tunes drawn and judged
 

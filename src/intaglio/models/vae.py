@@ -9,7 +9,6 @@ Licence: ours. Weights inherit the licence of the pictures they learned from.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -39,7 +38,7 @@ from intaglio.nn import heap, parallel
 from intaglio.nn.checkpoint import write_atomic
 from intaglio.nn.device import autocast, fast_dtype, machine, rounded_products, rounds_products
 from intaglio.nn.likelihoods import active_units
-from intaglio.nn.loop import Plan, train
+from intaglio.nn.loop import Plan, patience, train
 from intaglio.nn.optim import adamw
 from intaglio.nn.order import derive
 
@@ -237,10 +236,10 @@ class Component:
             unit="img/s",
             ema=0.99,
             cooldown=0.6,
-            patience=5,
+            patience=patience(Plan.evaluations),
         )
         session = Session(model, shard, config, ctx, batch // parts, self._weights())
-        with rounded_products() if session.small else contextlib.nullcontext(), heap.kept():
+        with rounded_products(wanted=session.small), heap.kept():
             found = train(
                 model,
                 session.loss,

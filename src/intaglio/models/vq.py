@@ -38,7 +38,7 @@ from intaglio.models._room import check_room
 from intaglio.nn import heap, parallel
 from intaglio.nn.checkpoint import write_atomic
 from intaglio.nn.device import autocast, fast_dtype, machine
-from intaglio.nn.loop import Plan, train
+from intaglio.nn.loop import Plan, patience, train
 from intaglio.nn.memorization import membership
 from intaglio.nn.optim import adamw
 from intaglio.nn.order import derive
@@ -186,7 +186,7 @@ class Component:
             unit="img/s",
             ema=0.99,
             cooldown=0.6,
-            patience=5,
+            patience=patience(Plan.evaluations),
             accumulate=parts,
         )
         identity = {"shape": asdict(model.shape), "flip": config.flip, "commitment": config.commitment}

@@ -51,13 +51,16 @@ def rounds_products(device: str) -> bool:
 
 
 @contextlib.contextmanager
-def rounded_products() -> Iterator[None]:
-    """Inside, products of float32 matrices on the CPU round what they multiply to bfloat16; their sums are float32.
+def rounded_products(*, wanted: bool = True) -> Iterator[None]:
+    """Inside, where ``wanted``, products of float32 matrices on the CPU round what they multiply to bfloat16, not sums.
 
     For linear layers so small that ``autocast`` casts weights and gradients for as long as it multiplies them. Others,
     convolutions above all, are faster under ``autocast``, which halves the activations too. Gradients must be taken
     inside as well.
     """
+    if not wanted:
+        yield
+        return
     settings: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = settings.fp32_precision
     settings.fp32_precision = "bf16"

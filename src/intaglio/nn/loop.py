@@ -27,9 +27,9 @@ from intaglio.nn.ema import Ema
 from intaglio.nn.measures import bootstrap_interval
 from intaglio.nn.order import derive
 from intaglio.nn.states import Keeper, State
-from intaglio.nn.trained import Plan, Trained
+from intaglio.nn.trained import Plan, Trained, patience
 
-__all__ = ["Diverged", "Plan", "Report", "Trained", "train"]
+__all__ = ["Diverged", "Plan", "Report", "Trained", "patience", "train"]
 
 AVERAGED_EVERY = 4  # steps: the average of weights moves so slowly that every fourth step tells it as much
 RESAMPLES = 1000  # of the held-out units, for the interval of a difference

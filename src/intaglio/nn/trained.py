@@ -53,6 +53,11 @@ class Plan:
         return {key: value for key, value in asdict(self).items() if key not in free}
 
 
+def patience(evaluations: int) -> int:
+    """What models judged by a held-out loss take: a quarter of the evaluations, and never one alone."""
+    return max(2, evaluations // 4)
+
+
 @dataclass(kw_only=True)
 class Trained:
     """What a training came to. Held-out losses are None where nothing was held out.
