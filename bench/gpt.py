@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import functools
 import json
 import math
 import os
@@ -131,35 +132,43 @@ def run_rates(options: argparse.Namespace) -> None:
     print(json.dumps(rows))
 
 
-def share_of_rate(run: Any, rounds: int) -> dict[str, Any]:
+def share_of_rate(run: Any, rounds: int, device: str = "cpu") -> dict[str, Any]:
     import torch
 
     from intaglio.models._pretrain import micro_batches, optimizers_of
     from intaglio.nn import heap
     from intaglio.nn.device import fast_dtype, matmul_gflops
+    from intaglio.nn.graphs import recorded_on_gpu
     from intaglio.nn.transformer import Transformer
 
-    shape, dtype, parts = run.shape, fast_dtype("cpu"), micro_batches(run, "cpu")
-    model = Transformer(shape)
+    shape, dtype, parts = run.shape, fast_dtype(device), micro_batches(run, device)
+    model = Transformer(shape).to(device)
     optimizers = optimizers_of(model, run, dtype=dtype)
-    ids = torch.randint(shape.vocab, (run.batch, shape.context + 1))
+    loss = recorded_on_gpu(functools.partial(model.loss, dtype=dtype), model)
+    ids = torch.randint(shape.vocab, (run.batch, shape.context + 1), device=device)
 
     def update() -> None:
         for part in ids.chunk(parts):
-            (model.loss(part, dtype=dtype) / parts).backward()
+            (loss(part) / parts).backward()
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
+    def wait() -> None:
+        if device != "cpu":
+            torch.cuda.synchronize(device)
+
+    side = 2_048 if device == "cpu" else 8_192
     per_token = 6 * shape.parameters() + 12 * shape.layers * shape.width * shape.context
     found: dict[str, list[float]] = {"share_of_bf16_rate": [], "gflops": [], "bf16_gflops": []}
     with heap.kept():
         update()
         for _ in range(rounds):
-            rate = matmul_gflops(torch.bfloat16, size=2_048, seconds=0.5)
+            rate = matmul_gflops(torch.bfloat16, device=device, size=side, seconds=0.5)
             count, start = 0, time.perf_counter()
             while (seconds := time.perf_counter() - start) < 1.5:
                 update()
+                wait()
                 count += 1
             reached = per_token * run.tokens_per_step * count / seconds / 1e9
             for name, value in zip(found, (reached / rate, reached, rate), strict=True):

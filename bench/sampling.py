@@ -69,16 +69,17 @@ def export(folder: Path) -> None:
 
 
 # ----------------------------------------------------------------------------------------------- one process, one side
-def ours(folder: Path, dtype: str) -> Callable[[int, int], list[int]]:
+def ours(folder: Path, dtype: str, device: str = "cpu") -> Callable[[int, int], list[int]]:
     import torch
 
     from intaglio.core.contracts import Sampling
     from intaglio.nn.checkpoint import load_tensors
-    from intaglio.nn.sampling import Decoder, Line, Weights, write
+    from intaglio.nn.decoder import Decoder, Weights
+    from intaglio.nn.sampling import Line, write
     from intaglio.nn.transformer import from_qwen3
 
     config = json.loads((folder / "config.json").read_text())
-    model = from_qwen3(config, load_tensors(folder / "model.safetensors")[0])
+    model = from_qwen3(config, load_tensors(folder / "model.safetensors")[0]).to(device)
     decoder = Decoder(Weights(model, dtype=getattr(torch, dtype), alone=True, together=True))
 
     def run(batch: int, tokens: int) -> list[int]:
@@ -89,15 +90,15 @@ def ours(folder: Path, dtype: str) -> Callable[[int, int], list[int]]:
     return run
 
 
-def transformers(folder: Path, dtype: str) -> Callable[[int, int], list[int]]:
+def transformers(folder: Path, dtype: str, device: str = "cpu") -> Callable[[int, int], list[int]]:
     import torch
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
-    model.eval()
+    model.to(device).eval()
 
     def run(batch: int, tokens: int) -> list[int]:
-        ids = torch.full((batch, 1), FIRST)
+        ids = torch.full((batch, 1), FIRST, device=device)
         with torch.inference_mode():
             made = model.generate(
                 ids,

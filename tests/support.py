@@ -15,9 +15,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from intaglio.core.contracts import FileRef, Finding, Item, Skip, SourceInfo, Trace
 from intaglio.core.hashing import sha256_bytes, sha256_file
 from tests import forked
+
+DEVICE = os.environ.get("INTAGLIO_TEST_DEVICE", "cpu")  # of models: also cuda (CONTRIBUTING.md)
+
+on_cpu = pytest.mark.skipif(DEVICE != "cpu", reason="says something of the CPU alone")
 
 
 class RunContext:
@@ -29,7 +35,7 @@ class RunContext:
         *,
         seed: int = 7,
         step: str = "step",
-        device: str = "cpu",
+        device: str = DEVICE,
         threads: int = 1,
         offline: bool = True,
         project: Path | None = None,

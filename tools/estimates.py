@@ -89,6 +89,7 @@ def one(
     """Train one model here; foretold and measured seconds and bytes."""
     from intaglio.core import registry
     from intaglio.core.contracts import Size
+    from intaglio.nn.device import peak_memory_bytes
     from intaglio.project import machine
     from intaglio.store import Store  # noqa: F401  (a worker holds it, so it counts)
     from tests.contracts import _material as material
@@ -120,7 +121,7 @@ def one(
         "foretold_s": foretold.seconds,
         "measured_s": seconds,
         "foretold_mb": foretold.bytes / 1e6,
-        "measured_mb": machine.peak_bytes() / 1e6,
+        "measured_mb": (machine.peak_bytes() if device == "cpu" else peak_memory_bytes(device)) / 1e6,
     }
 
 

@@ -24,7 +24,7 @@ from PIL import Image, ImageDraw
 from intaglio.core import config as config_
 from intaglio.core import registry
 from intaglio.core.contracts import Item
-from tests.support import ItemList, RunContext
+from tests.support import DEVICE, ItemList, RunContext
 
 COUNT, HELDOUT = 40, 12
 UNTRAINED = ("openai",)  # an engine elsewhere: nothing is trained
@@ -57,7 +57,7 @@ def context(name: str, root: Path) -> RunContext:
         first = RunContext(root / "first", seed=5, threads=1)
         if not (first.out / "model.safetensors").exists():
             component("vq", images=320).fit(pictures(first), first)
-        ctx.inputs["model"] = [component("vq").load(first.out, device="cpu", threads=1)]
+        ctx.inputs["model"] = [component("vq").load(first.out, device=DEVICE, threads=1)]
     return ctx
 
 

@@ -15,7 +15,7 @@ import torch
 from intaglio.core.errors import MissingExtra, UserError
 from tests import forked
 from tests.contracts import _material as material
-from tests.support import RunContext
+from tests.support import DEVICE, RunContext
 
 pytestmark = pytest.mark.slow
 
@@ -42,7 +42,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def load(name: str, folder: Path) -> Any:
-    return material.component(name).load(folder, device="cpu", threads=1)
+    return material.component(name).load(folder, device=DEVICE, threads=1)
 
 
 def drawn(name: str, ctx: RunContext, seeds: list[int]) -> list[tuple[str, list[str]]]:

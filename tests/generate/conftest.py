@@ -17,14 +17,14 @@ from PIL import Image
 from intaglio.core import registry
 from intaglio.core.contracts import Item
 from tests.generate.material import POEMS, PROSE
-from tests.support import ItemList, RunContext
+from tests.support import DEVICE, ItemList, RunContext
 
 
 def trained(component: str, items: list[Item], ctx: RunContext, **config: object) -> Any:
     module = registry.load("models", component)
     made = module.Component(module.Config(data=("texts",), size="tiny", **config))
     made.fit(ItemList(items), ctx)
-    return made.load(ctx.out, device="cpu", threads=1)
+    return made.load(ctx.out, device=DEVICE, threads=1)
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +55,7 @@ def painter(tmp_path_factory: pytest.TempPathFactory) -> Any:
     module = registry.load("models", "vae")
     made = module.Component(module.Config(**module.TINY))
     made.fit(ItemList(items), ctx)
-    return made.load(ctx.out, device="cpu", threads=1)
+    return made.load(ctx.out, device=DEVICE, threads=1)
 
 
 class _Answers(BaseHTTPRequestHandler):
@@ -97,7 +97,7 @@ def engine(server: Any) -> Any:
     """The engine of models/openai, talking to ``server``."""
     module = registry.load("models", "openai")
     config = module.Config(base_url=f"http://127.0.0.1:{server.server_port}/v1", model="m", parallel=1)
-    return module.Component(config).load(None, device="cpu", threads=1)
+    return module.Component(config).load(None, device=DEVICE, threads=1)
 
 
 def prompts(server: Any) -> list[str]:

@@ -15,7 +15,7 @@ from intaglio.core import registry
 from intaglio.core.contracts import Item
 from intaglio.core.errors import UserError
 from intaglio.generate import picture
-from tests.support import ItemList, RunContext
+from tests.support import DEVICE, ItemList, RunContext
 
 
 def png(pixels: np.ndarray[Any, Any]) -> bytes:
@@ -41,7 +41,7 @@ def brush(tmp_path_factory: pytest.TempPathFactory) -> Any:
     module = registry.load("models", "flow")
     made = module.Component(module.Config(**{**module.TINY, "images": 320, "condition": "label", "publish_px": 0}))
     made.fit(archive(ctx), ctx)
-    return made.load(ctx.out, device="cpu", threads=1)
+    return made.load(ctx.out, device=DEVICE, threads=1)
 
 
 def make(ctx: RunContext, model: Any, items: ItemList | None = None, **config: Any) -> list[Item]:

@@ -19,7 +19,7 @@ from intaglio.core.contracts import Item, Sampling
 from intaglio.core.errors import UserError
 from intaglio.media.schema import Schema
 from intaglio.models import gpt
-from tests.support import ItemList, RunContext
+from tests.support import DEVICE, ItemList, RunContext
 
 ASCII = string.ascii_letters + string.digits + string.punctuation + " "
 MERGED = [
@@ -272,7 +272,7 @@ def test_a_trained_model_answers_in_the_schema(tmp_path: Path, kind: str) -> Non
     ctx = RunContext(tmp_path)
     component = gpt.Component(gpt.Config(data=("texts",), **{**gpt.TINY, "tokenizer": kind}))
     component.fit(ItemList(Item(media="text", text=text, license="CC0-1.0") for text in texts), ctx)
-    writer = component.load(ctx.out, device="cpu", threads=1)
+    writer = component.load(ctx.out, device=DEVICE, threads=1)
     form = Schema(ANSWER, budget_chars=120)
     made = writer.complete(["the gate"] * 5, seeds=range(5), sampling=Sampling(max_tokens=121), constraints=[form] * 5)
     for one in made:

@@ -19,7 +19,7 @@ from intaglio.models._coded import CodeModel, Shape
 from intaglio.models._pictures import gather
 from intaglio.nn.checkpoint import load_tensors
 from tests.models.test_gan import discs
-from tests.support import ItemList, RunContext, kept
+from tests.support import DEVICE, ItemList, RunContext, kept
 
 SMALL = Shape(codebook=6, rows=2, columns=2, classes=3, layers=2, width=16, heads=2, hidden=24)
 
@@ -98,7 +98,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
     ctx = RunContext(tmp_path_factory.mktemp("vq"))
     component = vq.Component(vq.Config(**{**vq.TINY, "images": 1_200}))
     component.fit(discs(ctx, 60, heldout=36), ctx)
-    return component.load(ctx.out, device="cpu", threads=1)
+    return component.load(ctx.out, device=DEVICE, threads=1)
 
 
 def component(**config: Any) -> codes.Component:
@@ -116,7 +116,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Any:
 
 
 def load(ctx: RunContext) -> _coded.Coded:
-    return component().load(ctx.out, device="cpu", threads=1)
+    return component().load(ctx.out, device=DEVICE, threads=1)
 
 
 def test_training_beats_the_frequencies_of_places(trained: Any) -> None:
@@ -127,7 +127,8 @@ def test_training_beats_the_frequencies_of_places(trained: Any) -> None:
     assert metrics["heldout_bits_per_code"] == pytest.approx(bits, abs=1e-4)
     assert {"membership_auc", "copying_z"} <= set(metrics["memorization"])
     assert len(metrics["kid_like"]) == len(metrics["kid_like_of_frequencies"]) == 3
-    assert metrics["codes_of_a_picture"] == 16 and metrics["steps"] == 100
+    assert metrics["codes_of_a_picture"] == 16
+    assert (metrics["steps"] == 100) is not any("stopped early" in text for text in ctx.warnings)
     names = {str(path.relative_to(ctx.out)) for path in ctx.out.rglob("*") if path.is_file()}
     own = {"model.safetensors", "config.json", "curve.csv", "samples.png"}
     assert names == own | {"vq/model.safetensors", "vq/config.json"}
@@ -143,7 +144,9 @@ def test_likelihood_is_that_of_the_codes_of_heldout_pictures(trained: Any, tmp_p
     maps = model.codes(pixels[60:]).flatten(1)
     told = model.conditions.rows([str(item.meta["label"]) for item in items.split("heldout")]).argmax(1)
     with torch.no_grad():
-        nats = torch.cat([model.model.nats(told[n : n + 1], maps[n : n + 1]).sum(1) for n in range(36)])
+        nats = torch.cat(
+            [model.model.nats(told[n : n + 1].to(DEVICE), maps[n : n + 1].to(DEVICE)).sum(1) for n in range(36)]
+        )
     assert float(nats.mean()) == pytest.approx(metrics["heldout_nats_per_picture"], rel=1e-4)
 
 
@@ -215,7 +218,7 @@ def test_an_export_is_the_same_checkpoint(trained: Any, tmp_path: Path) -> None:
         "model.safetensors", "config.json", "vq/model.safetensors", "vq/config.json", "README.md"
     }  # fmt: skip
     assert all(path.is_file() for path in files)
-    moved = component().load(tmp_path / "to", device="cpu", threads=1)
+    moved = component().load(tmp_path / "to", device=DEVICE, threads=1)
     assert torch.equal(moved.maps([1, 2]), load(trained[0]).maps([1, 2]))
     assert "heldout_bits_per_code" in (tmp_path / "to" / "README.md").read_text("utf-8")
     tensors, _ = load_tensors(trained[0].out / "model.safetensors")

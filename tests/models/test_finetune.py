@@ -37,7 +37,7 @@ from intaglio.models._given_writer import GivenWriter, special_ids, token_nats
 from intaglio.models._lessons import batch, chat_document, conversation, plain_document
 from intaglio.models._tokenizers import END, bpe_tokenizer
 from tests import forked
-from tests.support import ItemList, RunContext
+from tests.support import DEVICE, ItemList, RunContext
 
 WORDS = "the garden gate stands open and an old wind walks through reeds where water keeps its name".split()
 CHATML = (
@@ -96,7 +96,7 @@ def fit(
         del values["rank"]  # which says nothing there
     component = finetune.Component(parse(finetune.Config, values, where="test"))
     metrics = dict(component.fit(ItemList(texts(40) if items is None else items), ctx))
-    return component.load(ctx.out, device="cpu", threads=1), metrics, ctx
+    return component.load(ctx.out, device=DEVICE, threads=1), metrics, ctx
 
 
 @pytest.fixture(scope="module")
@@ -112,16 +112,17 @@ def test_peft_and_transformers_give_equal_logits(tmp_path: Path, kind: str) -> N
     folder = given(RunContext(tmp_path).project / "given", kind)
     writer, _, ctx = fit(tmp_path, steps=6, learning_rate=0.02)
     ids = torch.tensor([[0, 70, 71, 300, 12]])
-    ours = writer.model(ids).logits
+    ours = writer.model(ids.to(DEVICE)).logits.float().cpu()
+    exact = {"atol": 1e-4, "rtol": 1e-4} if DEVICE == "cpu" else {"atol": 0.03, "rtol": 0.03}  # bfloat16 on a GPU
     with _adapter.quiet():
         adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder), ctx.out).eval()
-    torch.testing.assert_close(adapted(ids).logits, ours, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(adapted(ids).logits, ours, **exact)
     assert (AutoModelForCausalLM.from_pretrained(folder)(ids).logits - ours).abs().max() > 0.01, "it learned something"
     config = finetune.Config(data=("x",), **finetune.TINY)
     files = finetune.Component(config).export(ctx.out, tmp_path / "to")
     assert {"adapter_config.json", "adapter_model.safetensors", "model.safetensors"} <= {path.name for path in files}
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "to" / "merged")
-    torch.testing.assert_close(merged(ids).logits, ours, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(merged(ids).logits, ours, **exact)
     assert AutoTokenizer.from_pretrained(tmp_path / "to" / "merged")("the gate")["input_ids"]
 
 
@@ -131,7 +132,7 @@ def test_full_fine_tuning_is_a_model_of_its_own(tmp_path: Path) -> None:
     shutil.rmtree(ctx.project / "given")
     alone = AutoModelForCausalLM.from_pretrained(ctx.out)
     ids = torch.tensor([[0, 70, 71]])
-    torch.testing.assert_close(alone(ids).logits, writer.model(ids).logits)
+    torch.testing.assert_close(alone(ids).logits, writer.model(ids.to(DEVICE)).logits.cpu())
     assert metrics["heldout_bits_per_char"] < metrics["baseline_given_bits_per_char"]
 
 
@@ -141,9 +142,9 @@ def test_our_own_gpt_can_be_tuned_further(tmp_path: Path) -> None:
     component.fit(ItemList(texts(60)), own)
     ctx = RunContext(tmp_path / "tuned")
     component.export(own.out, ctx.project / "given")
-    before = component.load(own.out, device="cpu", threads=1)
+    before = component.load(own.out, device=DEVICE, threads=1)
     new = texts(40, seed=9)
-    writer, metrics, _ = fit(ctx.root, new, steps=60, context=64, learning_rate=0.01)
+    writer, metrics, _ = fit(ctx.root, new, steps=60, context=64, learning_rate=0.003)
     judged = [item.text for item in new if item.split == "heldout"][1::2]
     bits = sum(before.nats(judged)) / math.log(2) / sum(map(len, judged))
     assert metrics["baseline_given_bits_per_char"] == pytest.approx(bits, rel=1e-3), "equal figure by our own reader"
@@ -168,7 +169,7 @@ def test_nats_of_long_texts_slide(made: tuple[GivenWriter, dict[str, Any], RunCo
     writer = made[0]
     line = np.array([writer.start, *np.random.default_rng(0).integers(5, 300, 200)])
     (nats,) = token_nats(writer.model, [line], context=64)
-    logits = writer.model(torch.from_numpy(line[:64])[None]).logits.log_softmax(-1)[0]
+    logits = writer.model(torch.from_numpy(line[:64])[None].to(DEVICE)).logits.float().log_softmax(-1)[0].cpu()
     plain = -logits[torch.arange(64), torch.from_numpy(line[1:65])]
     np.testing.assert_allclose(nats[:64], plain.detach().numpy(), rtol=1e-4)
     assert len(nats) == 200 and (nats > 0).all()
@@ -248,7 +249,8 @@ def test_draws_do_not_depend_on_neighbors(made: tuple[GivenWriter, dict[str, Any
 def test_greedy_text_is_that_of_transformers(made: tuple[GivenWriter, dict[str, Any], RunContext]) -> None:
     writer = made[0]
     (one,) = writer.complete(["the garden"], seeds=[1], sampling=Sampling(max_tokens=20, temperature=0))
-    ids = torch.tensor([[writer.start, *writer.tokenizer("the garden", add_special_tokens=False)["input_ids"]]])
+    words = writer.tokenizer("the garden", add_special_tokens=False)["input_ids"]
+    ids = torch.tensor([[writer.start, *words]], device=DEVICE)
     theirs = writer.model.generate(
         ids, attention_mask=torch.ones_like(ids), max_new_tokens=20, do_sample=False, pad_token_id=0
     )
@@ -258,11 +260,13 @@ def test_greedy_text_is_that_of_transformers(made: tuple[GivenWriter, dict[str, 
 def test_a_stream_is_the_text_as_it_is_written(made: tuple[GivenWriter, dict[str, Any], RunContext]) -> None:
     writer = made[0]
     plain = Sampling(max_tokens=90, temperature=0.9)  # past the context of 64
-    free = writer.complete(["the garden"], seeds=[5], sampling=plain)[0].text
+    seeds = range(5, 9)
+    written = [each.text for each in writer.complete(["the garden"] * 4, seeds=seeds, sampling=plain)]
+    seed, free = max(zip(seeds, written, strict=True), key=lambda found: len(found[1]))
     for stop, penalty in (((), 0.0), ((free[40:43],), 0.0), ((), 1.0)):
         sampling = Sampling(max_tokens=90, temperature=0.9, stop=stop, frequency_penalty=penalty)
-        (whole,) = writer.complete(["the garden"], seeds=[5], sampling=sampling)
-        stream, pieces = writer.stream("the garden", seed=5, sampling=sampling), []
+        (whole,) = writer.complete(["the garden"], seeds=[seed], sampling=sampling)
+        stream, pieces = writer.stream("the garden", seed=seed, sampling=sampling), []
         while True:
             try:
                 pieces.append(next(stream))
@@ -271,7 +275,7 @@ def test_a_stream_is_the_text_as_it_is_written(made: tuple[GivenWriter, dict[str
                 break
         assert "".join(pieces) == whole.text and len(pieces) > 5 and all(pieces)
         assert (whole.text != free) == bool(stop or penalty)
-    stream = writer.stream("the garden", seed=5, sampling=plain)
+    stream = writer.stream("the garden", seed=seed, sampling=plain)
     first = next(stream)
     stream.close()
     assert free.startswith(first) and list(stream) == []
@@ -394,10 +398,10 @@ def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
     weights.write_bytes(data)
     component = finetune.Component(finetune.Config(data=("x",), **finetune.TINY))
     with pytest.raises(UserError, match="not what this adapter was trained on"):
-        component.load(ctx.out, device="cpu", threads=1)
+        component.load(ctx.out, device=DEVICE, threads=1)
     shutil.rmtree(ctx.out / "base")
     with pytest.raises(UserError, match="is missing"):
-        component.load(ctx.out, device="cpu", threads=1)
+        component.load(ctx.out, device=DEVICE, threads=1)
 
 
 def test_a_large_base_is_found_again_in_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

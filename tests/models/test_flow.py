@@ -17,7 +17,7 @@ from intaglio.core.errors import UserError
 from intaglio.models import _conditions, flow, vae
 from intaglio.models import _flow as fn
 from intaglio.models._pictures import Form, Shard
-from tests.support import ItemList, RunContext, assert_same_files, train_apart
+from tests.support import DEVICE, ItemList, RunContext, assert_same_files, train_apart
 
 COLOURS = {"red": (200, 30, 30), "blue": (30, 30, 200)}
 
@@ -54,7 +54,7 @@ def fitted(root: Path, config: dict[str, Any] | None = None, **context: Any) -> 
 
 
 def loaded(ctx: RunContext) -> Any:
-    return flow.Component(flow.Config(**flow.TINY)).load(ctx.out, device="cpu", threads=1)
+    return flow.Component(flow.Config(**flow.TINY)).load(ctx.out, device=DEVICE, threads=1)
 
 
 def array(item: Item, ctx: Context) -> np.ndarray[Any, Any]:
@@ -212,7 +212,7 @@ def test_a_flow_over_the_codes_of_a_vae_stands_on_its_own(tmp_path: Path, net: s
     base = RunContext(tmp_path / "vae")
     component = vae.Component(vae.Config(**{**vae.TINY, "net": net, "images": 800}))
     component.fit(squares(base, 48, heldout=20), base)
-    handle = component.load(base.out, device="cpu", threads=1)
+    handle = component.load(base.out, device=DEVICE, threads=1)
     ctx, metrics = fitted(tmp_path / "flow", {"codes": "eye", "size_px": None}, inputs={"codes": [handle]})
     assert metrics["heldout_loss"] > 0
     own = loaded(ctx)
@@ -269,7 +269,7 @@ def test_a_damaged_checkpoint_is_refused(told: tuple[RunContext, dict[str, Any]]
     else:
         (tmp_path / "config.json").write_text('{"kind": "vae"}')
     with pytest.raises(UserError, match="no flow checkpoint"):
-        flow.Component(flow.Config(**flow.TINY)).load(tmp_path, device="cpu", threads=1)
+        flow.Component(flow.Config(**flow.TINY)).load(tmp_path, device=DEVICE, threads=1)
 
 
 def test_export_writes_a_folder_that_loads_again(told: tuple[RunContext, dict[str, Any]], tmp_path: Path) -> None:
@@ -277,7 +277,7 @@ def test_export_writes_a_folder_that_loads_again(told: tuple[RunContext, dict[st
     files = component.export(told[0].out, tmp_path)
     assert {path.name for path in files} == {"model.safetensors", "config.json", "README.md"}
     (before,) = loaded(told[0]).sample([3], told[0])
-    (after,) = component.load(tmp_path, device="cpu", threads=1).sample([3], told[0])
+    (after,) = component.load(tmp_path, device=DEVICE, threads=1).sample([3], told[0])
     assert before.id == after.id
 
 

@@ -19,7 +19,7 @@ from intaglio.models import _conditions, gan
 from intaglio.models._conditions import Conditions
 from intaglio.nn import measures
 from intaglio.nn.augment import Kinds
-from tests.support import ItemList, RunContext, assert_same_files, train_apart
+from tests.support import DEVICE, ItemList, RunContext, assert_same_files, train_apart
 
 COLOURS = ("red", "green", "blue")
 
@@ -190,7 +190,7 @@ def test_same_seed_same_bytes(tmp_path: Path, trained: tuple[RunContext, dict[st
 
 def test_prints_follow_their_seeds_and_labels(trained: tuple[RunContext, dict[str, Any]]) -> None:
     ctx = trained[0]
-    model = component().load(ctx.out, device="cpu", threads=1)
+    model = component().load(ctx.out, device=DEVICE, threads=1)
     three = list(model.sample([5, 6, 7], ctx))
     (alone,) = model.sample([6], ctx)
     assert alone.id == three[1].id and alone.meta["label"] in COLOURS
@@ -211,7 +211,7 @@ def test_prints_follow_their_seeds_and_labels(trained: tuple[RunContext, dict[st
 
 def test_captions_are_listened_to(tmp_path: Path) -> None:
     ctx, metrics = fitted(tmp_path, condition="text", flip=True, augment="off")
-    model = component().load(ctx.out, device="cpu", threads=1)
+    model = component().load(ctx.out, device=DEVICE, threads=1)
     one, other = model.sample([3, 3], ctx, texts=["red disc", "something never seen"])
     assert one.id != other.id and one.meta["caption"] == "red disc"
     (free,) = model.sample([3], ctx)
@@ -227,7 +227,7 @@ def test_discs_are_learned(tmp_path: Path) -> None:
     distances = [point[2] for point in metrics["curve"] if point[2] is not None]
     assert min(distances) < 0.2 * distances[0]
     assert metrics["heldout_distance"][0] < 0.5 * metrics["heldout_mean_picture_distance"][0]
-    model = component().load(ctx.out, device="cpu", threads=1)
+    model = component().load(ctx.out, device=DEVICE, threads=1)
     right = 0
     for number, colour in enumerate(COLOURS):
         for item in model.sample(range(10), ctx, labels=[colour] * 10):
@@ -293,7 +293,7 @@ def test_one_class_few_pictures_and_mixed_sizes_are_handled_and_said(tmp_path: P
 
 def test_a_folder_without_checkpoint_is_explained(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no gan checkpoint"):
-        component().load(tmp_path, device="cpu", threads=1)
+        component().load(tmp_path, device=DEVICE, threads=1)
     (tmp_path / "config.json").write_text('{"shape": {"size_px": 16}}')
     (tmp_path / "model.safetensors").write_bytes(b"junk")
     with pytest.raises(UserError, match="no gan checkpoint"):
@@ -304,8 +304,8 @@ def test_export_writes_a_folder_that_loads_again(tmp_path: Path, trained: tuple[
     ctx = trained[0]
     files = component().export(ctx.out, tmp_path / "to")
     assert {path.name for path in files} == {"model.safetensors", "config.json", "README.md"}
-    (before,) = component().load(ctx.out, device="cpu", threads=1).sample([3], ctx)
-    (after,) = component().load(tmp_path / "to", device="cpu", threads=1).sample([3], ctx)
+    (before,) = component().load(ctx.out, device=DEVICE, threads=1).sample([3], ctx)
+    (after,) = component().load(tmp_path / "to", device=DEVICE, threads=1).sample([3], ctx)
     assert before.id == after.id
 
 

@@ -35,7 +35,7 @@ from intaglio.models._writer import Writer
 from intaglio.nn import loop
 from intaglio.nn.device import machine
 from tests import forked
-from tests.support import ItemList, RunContext
+from tests.support import DEVICE, ItemList, RunContext, on_cpu
 
 WORDS = (
     "the garden gate stands open and an old wind walks through reeds where water keeps its 春眠不覺曉 處處聞".split()
@@ -56,7 +56,7 @@ def fit(root: Path, items: Sequence[Item] | None = None, **config: Any) -> tuple
     ctx = RunContext(root)
     component = gpt.Component(gpt.Config(data=("texts",), **{**gpt.TINY, **config}))
     metrics = dict(component.fit(ItemList(poems(60) if items is None else items), ctx))
-    return component.load(ctx.out, device="cpu", threads=1), metrics, ctx
+    return component.load(ctx.out, device=DEVICE, threads=1), metrics, ctx
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_transformers_gives_equal_logits_and_text(tmp_path: Path, kind: str) -> 
     ids = torch.tensor([tokenizer("the old wind\nwalks 春")["input_ids"]])
     assert ids[0].tolist() == [0, *writer.tokenizer.encode("the old wind\nwalks 春")]
     with torch.no_grad():
-        assert (theirs(ids).logits - writer.model(ids)).abs().max() < 1e-4
+        assert (theirs(ids).logits - writer.model(ids.to(DEVICE)).cpu()).abs().max() < 1e-4
     written = theirs.generate(ids, do_sample=False, max_new_tokens=20)[0, ids.shape[1] :]
     mine = writer.complete(["the old wind\nwalks 春"], seeds=[0], sampling=Sampling(max_tokens=20, temperature=0))
     assert tokenizer.decode(written, skip_special_tokens=True) == mine[0].text
@@ -157,7 +157,7 @@ def test_unigram_baseline_is_the_formula(tmp_path: Path) -> None:
 def test_nats_are_the_chain_rule_and_slide(made: tuple[Writer, dict[str, Any], RunContext]) -> None:
     writer = made[0]
     text = "the garden gate stands"
-    ids = torch.tensor([[0, *writer.tokenizer.encode(text)]])
+    ids = torch.tensor([[0, *writer.tokenizer.encode(text)]], device=DEVICE)
     with torch.no_grad():
         expected = -writer.model(ids)[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None]).sum()
     long = " ".join(item.text for item in poems(5))
@@ -175,6 +175,7 @@ def test_same_seed_same_bytes(tmp_path: Path) -> None:
         assert (one.out / name).read_bytes() == (two.out / name).read_bytes(), name
 
 
+@on_cpu  # on a GPU losses are looked at every sixteenth step
 def test_first_twenty_steps_are_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A golden curve in this machine's fast precision, at a thirtieth of the usual rates: rounding stays small."""
     usual = loop.Plan.rate
@@ -406,10 +407,11 @@ def test_a_writer_trained_on_writes_with_its_new_weights(tmp_path: Path) -> None
     with torch.no_grad():
         writer.model.gain.mul_(3.0)
     now = writer.complete(["the", ""], seeds=[1, 2], sampling=sampling)
-    fresh = Writer(writer.model, writer.tokenizer, device="cpu", threads=1, usual_tokens=9)
+    fresh = Writer(writer.model, writer.tokenizer, device=DEVICE, threads=1, usual_tokens=9)
     assert now != before and now == fresh.complete(["the", ""], seeds=[1, 2], sampling=sampling)
 
 
+@on_cpu
 def test_whoever_writes_much_gets_compiled_calls_and_the_same_texts(
     made: tuple[Writer, dict[str, Any], RunContext], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -417,7 +419,7 @@ def test_whoever_writes_much_gets_compiled_calls_and_the_same_texts(
     monkeypatch.setattr(_writer, "WORTH_COMPILING", 25)
     sampling = Sampling(max_tokens=20)
     for way, prompts in (("alone", ["the"]), ("together", ["the", ""])):
-        writer = Writer(made[0].model, made[0].tokenizer, device="cpu", threads=1, usual_tokens=9)
+        writer = Writer(made[0].model, made[0].tokenizer, device=DEVICE, threads=1, usual_tokens=9)
         found, laid_out = [], []
         for _ in range(3):
             found.append(writer.complete(prompts, seeds=[1, 2][: len(prompts)], sampling=sampling))
@@ -430,7 +432,7 @@ def test_whoever_writes_much_gets_compiled_calls_and_the_same_texts(
 def test_several_threads_write_with_one_writer(made: tuple[Writer, dict[str, Any], RunContext]) -> None:
     sampling = Sampling(max_tokens=30)
     alone = [made[0].complete(["the"], seeds=[seed], sampling=sampling)[0].text for seed in range(6)]
-    with machine(device="cpu", threads=1), ThreadPoolExecutor(3) as pool:  # torch's settings are the process's
+    with machine(device=DEVICE, threads=1), ThreadPoolExecutor(3) as pool:  # torch's settings are the process's
         found = pool.map(lambda seed: made[0].complete(["the"], seeds=[seed], sampling=sampling)[0].text, range(6))
         assert list(found) == alone
 
@@ -454,7 +456,7 @@ def test_damaged_checkpoint_is_said(made: tuple[Writer, dict[str, Any], RunConte
             (tmp_path / source.name).write_bytes(source.read_bytes())
         (tmp_path / name).write_bytes(b"{")
         with pytest.raises(UserError, match="cannot be read"):
-            component.load(tmp_path, device="cpu", threads=1)
+            component.load(tmp_path, device=DEVICE, threads=1)
 
 
 def test_the_memory_of_a_training_is_that_of_one_pass(tmp_path: Path) -> None:

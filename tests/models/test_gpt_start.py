@@ -22,7 +22,7 @@ from intaglio.models._writer import Writer
 from intaglio.nn.optim import muon_and_adamw
 from tests import forked
 from tests.models.test_gpt import poems
-from tests.support import ItemList, RunContext
+from tests.support import DEVICE, ItemList, RunContext
 
 OTHER = "a lantern on the river burns all night and the boats turn home slowly".split()
 
@@ -42,7 +42,7 @@ def fit(
     names = {"start": ("first",)} if start is not None else {}
     component = gpt.Component(gpt.Config(data=("texts",), **{**gpt.TINY, **names, **config}))
     metrics = dict(component.fit(ItemList(items), ctx))
-    return component.load(ctx.out, device="cpu", threads=1), metrics, ctx
+    return component.load(ctx.out, device=DEVICE, threads=1), metrics, ctx
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +62,8 @@ def test_it_begins_where_the_other_ended_and_gets_better(first: Writer, tmp_path
     assert metrics["start"] == before == digest(first) and writer.context_tokens == 48 == metrics["context"]
     assert writer.tokenizer.strings == first.tokenizer.strings
     assert [one["verdict"] for one in ctx.metrics["verdicts"]][1:].count("better") > 0
+    if DEVICE != "cpu":  # on a GPU a point of the curve is the mean of many steps
+        return
     fresh = fit(tmp_path / "fresh", items, steps=40, context=48, tokenizer="char")[2]
     assert ctx.metrics["curve"][0][1] < fresh.metrics["curve"][0][1]
 
@@ -116,8 +118,8 @@ import sys
 from pathlib import Path
 sys.path[:0] = ["src", "."]
 from intaglio.models import gpt
-from tests.models.test_gpt_start import fit, songs
-first = gpt.Component(gpt.Config(data=("x",))).load(Path(sys.argv[2]), device="cpu", threads=1)
+from tests.models.test_gpt_start import DEVICE, fit, songs
+first = gpt.Component(gpt.Config(data=("x",))).load(Path(sys.argv[2]), device=DEVICE, threads=1)
 fit(Path(sys.argv[1]), songs(60), first, steps=120, context=32)
 """
 

@@ -15,7 +15,7 @@ from intaglio.media import Unreadable, music, sniff
 from intaglio.models import music as model
 from intaglio.models._notes import Form, Rules, plain, tokenizer_of, tune_from
 from intaglio.models._tokenizers import TextTokenizer
-from tests.support import ItemList, RunContext
+from tests.support import DEVICE, ItemList, RunContext
 
 JIG = """X:1
 T:A jig
@@ -139,7 +139,7 @@ def test_tunes_are_learned_and_come_as_sound_midi_abc_and_score(
     assert [text for text in ctx.warnings if "letter.txt" in text]
     assert figures["whole_bars"] == 1.0 > figures["whole_bars_without_rules"]
     assert figures["heldout_bits_per_token"] < 9 and 3 < figures["baseline_unigram_bits_per_token"] < 6
-    loaded = component().load(ctx.out, device="cpu", threads=1)
+    loaded = component().load(ctx.out, device=DEVICE, threads=1)
     (item,) = loaded.sample([5], ctx)
     assert [file.name for file in item.files] == ["tune.wav", "tune.mid", "tune.abc", "score.png"]
     mimes = [sniff.sniff(ctx.path(file).read_bytes()[: sniff.HEAD_BYTES]).mime for file in item.files]

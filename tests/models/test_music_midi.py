@@ -25,7 +25,7 @@ from intaglio.models._corpus import prepare
 from intaglio.models._pretrain import windows
 from intaglio.models._tunes import Keys, Tunes, shifts
 from intaglio.models.music import ABC, MIDI
-from tests.support import ItemList, RunContext, assert_same_files, train_apart
+from tests.support import DEVICE, ItemList, RunContext, assert_same_files, train_apart
 
 FIT = "component(steps=40).fit(performances(ctx := RunContext(root)), ctx)"
 
@@ -210,7 +210,7 @@ def test_performances_are_learned_and_come_as_midi_sound_and_roll(
         "heldout_bits_per_char"
     )
     assert 0.5 < figures["pitch_class_overlap_of_heldout"] <= 1
-    loaded = component().load(ctx.out, device="cpu", threads=1)
+    loaded = component().load(ctx.out, device=DEVICE, threads=1)
     (item,) = loaded.sample([5], ctx)
     assert item.media == "audio" and item.meta["bars"] <= 4
     mimes = [sniff.sniff(ctx.path(file).read_bytes()[: sniff.HEAD_BYTES]).mime for file in item.files]

@@ -12,8 +12,9 @@ import torch
 from intaglio.nn.checkpoint import load_tensors
 from tests import forked
 from tests.contracts import _material as material
+from tests.support import on_cpu
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, on_cpu]  # two processes take two GPUs
 SETTINGS: dict[str, dict[str, Any]] = {
     "flow": {"images": 128, "batch": 16, "flip": True, "condition": "label"},
     "video": {"clips": 32, "batch": 4, "flip": True, "loop": True, "size_px": 8, "frames": 4, "steps": 2},

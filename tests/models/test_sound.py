@@ -20,7 +20,7 @@ from intaglio.models._sounds import gather
 from intaglio.models._timbre import GRID, density, moves
 from intaglio.nn import pitch
 from intaglio.nn.checkpoint import load_tensors
-from tests.support import ItemList, RunContext, assert_same_files, train_apart
+from tests.support import DEVICE, ItemList, RunContext, assert_same_files, train_apart
 
 RATE_HZ = 8000
 
@@ -88,7 +88,7 @@ def test_the_encoder_is_still_in_the_second_phase(trained: tuple[RunContext, dic
 
 def test_equal_seeds_give_equal_sounds(trained: tuple[RunContext, dict[str, Any]]) -> None:
     ctx, _ = trained
-    model = component().load(ctx.out, device="cpu", threads=1)
+    model = component().load(ctx.out, device=DEVICE, threads=1)
     first, again, other = (next(iter(model.sample([seed], ctx))) for seed in (5, 5, 6))
     assert first.id == again.id != other.id
     assert first.files[0].mime == "audio/wav" and first.meta["rate_hz"] == RATE_HZ
@@ -100,7 +100,7 @@ def test_equal_seeds_give_equal_sounds(trained: tuple[RunContext, dict[str, Any]
 
 def test_transfer_keeps_the_pitch(trained: tuple[RunContext, dict[str, Any]]) -> None:
     ctx, _ = trained
-    model = component().load(ctx.out, device="cpu", threads=1)
+    model = component().load(ctx.out, device=DEVICE, threads=1)
     time_s = np.arange(2 * RATE_HZ) / RATE_HZ
     for hz in (196.0, 330.0, 587.33):
         given = (0.5 * np.sin(2 * np.pi * hz * time_s)).astype(np.float32)
@@ -164,7 +164,7 @@ def test_figures_tell_the_same_sound_from_another() -> None:
 
 def test_transfer_keeps_length_and_loudness(trained: tuple[RunContext, dict[str, Any]]) -> None:
     ctx, _ = trained
-    model = component().load(ctx.out, device="cpu", threads=1)
+    model = component().load(ctx.out, device=DEVICE, threads=1)
     for rate_hz, seconds in ((8000, 1.7), (22_050, 0.9)):
         given = item(ctx, 0.2 * ping(99, seconds, rate_hz), 99, rate_hz=rate_hz)
         ((before, after),) = model.transfer([given], ctx)
@@ -184,7 +184,7 @@ def test_long_sounds_are_made_in_parts_without_a_seam(
     from intaglio.models import _timbre
 
     ctx, _ = trained
-    model = component().load(ctx.out, device="cpu", threads=1)
+    model = component().load(ctx.out, device=DEVICE, threads=1)
     decode = type(model.model).decode  # without its noise, which is drawn anew for each part
     monkeypatch.setattr(
         type(model.model), "decode", lambda self, z, tone, _, turned: decode(self, z, tone, None, turned)
@@ -197,7 +197,7 @@ def test_long_sounds_are_made_in_parts_without_a_seam(
 
 def test_reconstruct_encode_export(trained: tuple[RunContext, dict[str, Any]], tmp_path: Path) -> None:
     ctx, _ = trained
-    model = component().load(ctx.out, device="cpu", threads=1)
+    model = component().load(ctx.out, device=DEVICE, threads=1)
     items = pings(ctx)[:2]
     found = list(model.reconstruct(items, ctx))
     assert [each.id for each, _, _ in found] == [each.id for each in items]
@@ -205,16 +205,16 @@ def test_reconstruct_encode_export(trained: tuple[RunContext, dict[str, Any]], t
     codes = list(model.encode(items, ctx))
     assert len(codes[0]) == 8 and codes[0] != codes[1]
     assert [path.name for path in component().export(ctx.out, tmp_path / "to")] == ["model.safetensors", "config.json"]
-    again = component().load(tmp_path / "to", device="cpu", threads=1)
+    again = component().load(tmp_path / "to", device=DEVICE, threads=1)
     assert next(iter(again.sample([1], ctx))).id == next(iter(model.sample([1], ctx))).id
     with pytest.raises(UserError, match="no sound checkpoint"):
-        component().load(tmp_path, device="cpu", threads=1)
+        component().load(tmp_path, device=DEVICE, threads=1)
 
 
 # ------------------------------------------------------------------------------------------ generate
 def test_generate_new_and_timbre(trained: tuple[RunContext, dict[str, Any]]) -> None:
     ctx, _ = trained
-    model = component().load(ctx.out, device="cpu", threads=1)
+    model = component().load(ctx.out, device=DEVICE, threads=1)
     new = list(
         generator.Component(generator.Config(model=("m",), count=3, seconds=0.5)).generate({"model": [model]}, ctx)
     )

@@ -20,7 +20,7 @@ from intaglio.models import _autoencoder as ae
 from intaglio.models import _density, vae
 from intaglio.models._pictures import choose_side
 from intaglio.nn import likelihoods, vision
-from tests.support import ItemList, RunContext, assert_same_files, train_apart
+from tests.support import DEVICE, ItemList, RunContext, assert_same_files, train_apart
 
 
 def picture(number: int, side: int = 24, *, grey: bool = False) -> Image.Image:
@@ -240,7 +240,7 @@ def test_same_seed_same_bytes_other_seed_others(
 
 def test_prints_follow_their_seeds_alone(trained: tuple[RunContext, dict[str, Any], ItemList]) -> None:
     ctx = trained[0]
-    model = vae.Component(vae.Config(**vae.TINY)).load(ctx.out, device="cpu", threads=1)
+    model = vae.Component(vae.Config(**vae.TINY)).load(ctx.out, device=DEVICE, threads=1)
     three = list(model.sample([5, 6, 7], ctx))
     (alone,) = model.sample([6], ctx)
     assert alone.id == three[1].id and len({item.id for item in three}) == 3
@@ -252,7 +252,7 @@ def test_prints_follow_their_seeds_alone(trained: tuple[RunContext, dict[str, An
 
 def test_reconstruct_and_encode_speak_of_each_picture(trained: tuple[RunContext, dict[str, Any], ItemList]) -> None:
     ctx, metrics, items = trained
-    model = vae.Component(vae.Config(**vae.TINY)).load(ctx.out, device="cpu", threads=1)
+    model = vae.Component(vae.Config(**vae.TINY)).load(ctx.out, device=DEVICE, threads=1)
     heldout = items.split("heldout")
     rebuilt = list(model.reconstruct(heldout, ctx))
     assert [item.id for item, _, _ in rebuilt] == [item.id for item in heldout]
@@ -266,7 +266,7 @@ def test_reconstruct_and_encode_speak_of_each_picture(trained: tuple[RunContext,
 
 def test_walks_between_pictures(trained: tuple[RunContext, dict[str, Any], ItemList]) -> None:
     ctx, _, items = trained
-    model = vae.Component(vae.Config(**vae.TINY)).load(ctx.out, device="cpu", threads=1)
+    model = vae.Component(vae.Config(**vae.TINY)).load(ctx.out, device=DEVICE, threads=1)
     some = list(items)[:6]
     way = list(model.interpolate(some[0], some[1], 4, ctx))
     assert len({item.id for item in way}) == 4 and way[0].meta["share"] == 0.0
@@ -306,7 +306,7 @@ def test_other_likelihoods_and_the_perceptron_train_too(tmp_path: Path, likeliho
 def test_black_and_white_pictures_are_told(tmp_path: Path) -> None:
     ctx, metrics, _ = fitted(tmp_path, {"prior": "normal", "publish_px": 0}, count=24, heldout=8, grey=True)
     assert metrics["likelihood"] == "bernoulli"
-    model = vae.Component(vae.Config(**vae.TINY)).load(ctx.out, device="cpu", threads=1)
+    model = vae.Component(vae.Config(**vae.TINY)).load(ctx.out, device=DEVICE, threads=1)
     (item,) = model.sample([1], ctx)
     with Image.open(ctx.path(item.files[0])) as image:
         assert image.mode == "L" and image.size == (16, 16)
@@ -341,7 +341,7 @@ def test_mixed_sizes_modes_and_a_broken_one(tmp_path: Path) -> None:
     metrics = vae.Component(vae.Config(**{**vae.TINY, "images": 64})).fit(ItemList(items), ctx)
     assert metrics["train_pictures"] == 26 and metrics["skipped"] == 3
     assert any("3 pictures could not be read" in text and "cut.png" in text for text in ctx.warnings)
-    model = vae.Component(vae.Config(**vae.TINY)).load(ctx.out, device="cpu", threads=1)
+    model = vae.Component(vae.Config(**vae.TINY)).load(ctx.out, device=DEVICE, threads=1)
     with pytest.raises(UserError) as caught:
         list(model.encode([items[-3]], ctx))
     assert caught.value.where == "cut.png"
@@ -367,7 +367,7 @@ def test_constant_pictures_do_not_break_it(tmp_path: Path) -> None:
 
 def test_a_folder_without_checkpoint_is_explained(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no vae checkpoint"):
-        vae.Component(vae.Config(**vae.TINY)).load(tmp_path, device="cpu", threads=1)
+        vae.Component(vae.Config(**vae.TINY)).load(tmp_path, device=DEVICE, threads=1)
     (tmp_path / "config.json").write_text('{"shape": {"net": "conv"}}')
     (tmp_path / "model.safetensors").write_bytes(b"junk")
     with pytest.raises(UserError, match="no vae checkpoint"):
@@ -381,8 +381,8 @@ def test_export_writes_a_folder_that_loads_again(
     files = component.export(trained[0].out, tmp_path / "to")
     assert {path.name for path in files} == {"model.safetensors", "config.json", "README.md"}
     ctx = trained[0]
-    (before,) = component.load(ctx.out, device="cpu", threads=1).sample([3], ctx)
-    (after,) = component.load(tmp_path / "to", device="cpu", threads=1).sample([3], ctx)
+    (before,) = component.load(ctx.out, device=DEVICE, threads=1).sample([3], ctx)
+    (after,) = component.load(tmp_path / "to", device=DEVICE, threads=1).sample([3], ctx)
     assert before.id == after.id
 
 

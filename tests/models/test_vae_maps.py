@@ -14,7 +14,7 @@ from intaglio.models import _autoencoder as ae
 from intaglio.models import _density, vae
 from intaglio.models._prints import Prints, read_checkpoint
 from tests.models.test_vae import discs, fitted
-from tests.support import ItemList, RunContext
+from tests.support import DEVICE, ItemList, RunContext
 
 Run = tuple[RunContext, dict[str, Any], ItemList]
 
@@ -25,7 +25,7 @@ def mapped(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def loaded(run: Run, **config: Any) -> Prints:
-    return vae.Component(vae.Config(**{**vae.TINY, **config})).load(run[0].out, device="cpu", threads=1)
+    return vae.Component(vae.Config(**{**vae.TINY, **config})).load(run[0].out, device=DEVICE, threads=1)
 
 
 def pixels_of(run: Run) -> np.ndarray[Any, Any]:
@@ -68,7 +68,7 @@ def test_a_saved_copy_is_the_same_checkpoint(mapped: Run, tmp_path: Path) -> Non
     loaded(mapped).save(tmp_path / "copy")
     for name in ("model.safetensors", "config.json"):
         assert (tmp_path / "copy" / name).read_bytes() == (mapped[0].out / name).read_bytes()
-    model, prior, facts = read_checkpoint(tmp_path / "copy", "cpu")
+    model, prior, facts = read_checkpoint(tmp_path / "copy", DEVICE)
     (first,) = Prints(model, prior, facts, threads=1).sample([3], mapped[0])
     (again,) = loaded(mapped).sample([3], mapped[0])
     assert first.id == again.id
@@ -142,4 +142,4 @@ def test_a_checkpoint_of_another_shape_or_cut_short_is_refused(mapped: Run, tmp_
         data = path.read_bytes()
         path.write_bytes(data.replace(*change) if change else data[: len(data) // 2])
         with pytest.raises(UserError, match="no vae checkpoint"):
-            read_checkpoint(tmp_path / name, "cpu")
+            read_checkpoint(tmp_path / name, DEVICE)

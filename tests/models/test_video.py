@@ -21,7 +21,7 @@ from intaglio.models import _video_films as cutting
 from intaglio.models import vae, video
 from intaglio.models._pictures import Form
 from intaglio.nn.checkpoint import load_tensors
-from tests.support import ItemList, RunContext
+from tests.support import DEVICE, ItemList, RunContext
 
 SIDE, FPS = 16, 8
 
@@ -72,7 +72,7 @@ def read(data: Path) -> tuple[np.ndarray, float, str]:
 
 
 def made(ctx: RunContext, component_: video.Component | None = None) -> Any:
-    return (component_ or component()).load(ctx.out, device="cpu", threads=1)
+    return (component_ or component()).load(ctx.out, device=DEVICE, threads=1)
 
 
 # ------------------------------------------------------------------------------------------------------------ training
@@ -152,11 +152,11 @@ def test_codes_of_a_vae_travel_with_the_checkpoint(tmp_path: Path) -> None:
         pictures.append(Item(media="image", files=(ctx.put(buffer.getvalue(), name="p.png", mime="image/png"),)))
     autoencoder = vae.Component(vae.Config(**{**vae.TINY, "net": "map"}))
     autoencoder.fit(ItemList(pictures), ctx)
-    here = RunContext(tmp_path, inputs={"codes": [autoencoder.load(ctx.out, device="cpu", threads=1)]})
+    here = RunContext(tmp_path, inputs={"codes": [autoencoder.load(ctx.out, device=DEVICE, threads=1)]})
     values = {key: value for key, value in video.TINY.items() if key != "size_px"}
     made_ = video.Component(video.Config(**values, codes=("map",)))
     made_.fit(ItemList(squares(here)), here)
-    (clip,) = made_.load(here.out, device="cpu", threads=1).sample([1], here)
+    (clip,) = made_.load(here.out, device=DEVICE, threads=1).sample([1], here)
     assert clip.meta["native_px"] == SIDE
     to = made_.export(here.out, tmp_path / "exported")
     assert {path.name for path in to} == {"model.safetensors", "config.json", "README.md"}

@@ -18,7 +18,7 @@ from intaglio.models import _quantized, vq
 from intaglio.models._pictures import gather
 from intaglio.models._room import check_room, free_bytes, own_bytes
 from tests.models.test_vae import discs, item_of, png
-from tests.support import ItemList, RunContext
+from tests.support import DEVICE, ItemList, RunContext
 
 Run = tuple[RunContext, dict[str, Any], ItemList]
 
@@ -36,7 +36,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def loaded(run: Run) -> _quantized.Codes:
-    return vq.Component(vq.Config(**vq.TINY)).load(run[0].out, device="cpu", threads=1)
+    return vq.Component(vq.Config(**vq.TINY)).load(run[0].out, device=DEVICE, threads=1)
 
 
 def pixels_of(run: Run, model: _quantized.Codes) -> np.ndarray[Any, Any]:
@@ -117,7 +117,7 @@ def test_a_saved_copy_and_an_export_are_the_same_checkpoint(trained: Run, tmp_pa
     assert {path.name for path in files} == {"model.safetensors", "config.json", "README.md"}
     for name in ("model.safetensors", "config.json"):
         assert (tmp_path / "copy" / name).read_bytes() == (trained[0].out / name).read_bytes()
-    codes, _ = _quantized.read_checkpoint(tmp_path / "to", "cpu")
+    codes, _ = _quantized.read_checkpoint(tmp_path / "to", DEVICE)
     assert torch.equal(codes.codebook.vectors_KC, loaded(trained).model.codebook.vectors_KC)
 
 
@@ -129,15 +129,15 @@ def test_what_is_refused(tmp_path: Path, trained: Run) -> None:
     with pytest.raises(UserError, match="multiple of 8"):
         vq.Component(vq.Config(**{**vq.TINY, "down": 8, "size_px": 20})).fit(discs(ctx, 2), ctx)
     with pytest.raises(UserError, match="no vq checkpoint"):
-        component.load(tmp_path, device="cpu", threads=1)
+        component.load(tmp_path, device=DEVICE, threads=1)
     other = {name: (trained[0].out / name).read_bytes() for name in ("config.json", "model.safetensors")}
     (tmp_path / "config.json").write_bytes(other["config.json"].replace(b'"width": 16', b'"width": 24'))
     (tmp_path / "model.safetensors").write_bytes(other["model.safetensors"])
     with pytest.raises(UserError, match="no vq checkpoint"):
-        component.load(tmp_path, device="cpu", threads=1)
+        component.load(tmp_path, device=DEVICE, threads=1)
     (tmp_path / "model.safetensors").write_bytes(other["model.safetensors"][:-100])
     with pytest.raises(UserError, match="no vq checkpoint"):
-        component.load(tmp_path, device="cpu", threads=1)
+        component.load(tmp_path, device=DEVICE, threads=1)
 
 
 def test_few_and_equal_pictures_are_said(tmp_path: Path) -> None:

@@ -29,7 +29,9 @@ def test_a_step_is_timed_and_leaves_gradients() -> None:
     assert 0 < seconds < 60 and model.weight.grad is not None
 
 
-@pytest.mark.parametrize(("seconds", "device", "pays"), [(60, "cpu", False), (60, "cuda", False), (3600, "cuda", True)])
+@pytest.mark.parametrize(
+    ("seconds", "device", "pays"), [(60, "cpu", False), (3600, "cpu", True), (3600, "cuda", False)]
+)
 def test_compiling_pays_only_for_long_trainings(seconds: float, device: str, pays: bool) -> None:
     assert worth_compiling(seconds, device, possible=True) is pays
 
@@ -37,7 +39,7 @@ def test_compiling_pays_only_for_long_trainings(seconds: float, device: str, pay
 def test_where_the_compiler_is_missing_it_is_said_and_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     monkeypatch.setenv("CXX", "no-such-compiler")
-    assert missing_for_compiling("cpu") == "g++" and not worth_compiling(1e6, "cpu")
+    assert missing_for_compiling() == "g++" and not worth_compiling(1e6, "cpu")
     said: list[str] = []
 
     def loss(micro: int, generator: torch.Generator) -> torch.Tensor:
@@ -50,7 +52,7 @@ def test_where_the_compiler_is_missing_it_is_said_and_trained_on(monkeypatch: py
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, while its compiler is imported
-@pytest.mark.skipif(bool(missing_for_compiling("cpu")), reason="no C++ compiler here")
+@pytest.mark.skipif(bool(missing_for_compiling()), reason="no C++ compiler here")
 def test_a_long_training_takes_compiled_steps_and_judges_as_ever(tmp_path: Path) -> None:
     """The real thing, tiny: the same losses but for rounding, gradients as before, and modules left as they were."""
     model = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8))

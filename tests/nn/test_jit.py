@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from intaglio.core.contracts import Sampling
-from intaglio.nn.sampling import Decoder, Line, Weights, write
+from intaglio.nn.decoder import Decoder, Weights
+from intaglio.nn.sampling import Line, write
 from intaglio.nn.transformer import Shape, Transformer
 
 CONTEXT = 24

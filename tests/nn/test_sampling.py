@@ -10,7 +10,8 @@ from torch import Tensor
 
 from intaglio.core.contracts import Sampling
 from intaglio.core.errors import UserError
-from intaglio.nn.sampling import Decoder, Line, Weights, filtered, steps, write
+from intaglio.nn.decoder import Decoder, Weights
+from intaglio.nn.sampling import Line, filtered, steps, write
 from intaglio.nn.transformer import Shape, Transformer
 
 CONTEXT = 24

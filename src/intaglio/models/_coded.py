@@ -27,9 +27,10 @@ from intaglio.models._checkpoint import read, reading, write
 from intaglio.models._pictures import Shard
 from intaglio.nn import transformer
 from intaglio.nn.checkpoint import write_atomic
+from intaglio.nn.decoder import Decoder
 from intaglio.nn.device import machine
 from intaglio.nn.order import derive
-from intaglio.nn.sampling import Decoder, filtered
+from intaglio.nn.sampling import filtered
 
 FILES = ("model.safetensors", "config.json")
 AT_ONCE = 16  # pictures are written sixteen at a time, always sixteen, so that none depends on how many are asked for

@@ -22,7 +22,7 @@ from intaglio.nn.optim import rows_together
 
 REACHED = 0.85
 PER_PIXEL, PER_STEP = 0.13e-6, 2.0e-3  # seconds on the CPU, of one thread
-PER_STEP_GPU = 4e-3
+PER_STEP_GPU, OF_A_GPU = 4e-3, 0.35  # a recorded step of a GPT on an H100; how much less than on a CPU it reaches
 EVALUATIONS = 20
 START = 1.5  # seconds until the first step, imports included, and between the last and the end
 NEWTON_SCHULZ = 4  # steps of Muon, see nn/optim.py
@@ -30,9 +30,11 @@ NEWTON_SCHULZ = 4  # steps of Muon, see nn/optim.py
 
 def steps_seconds(machine: Machine, *, flops: float, steps: float, reached: float, per_step: float) -> float:
     """``steps`` of ``flops`` operations each, at the ``reached`` share of the machine's products; per_step: seconds of
-    each by itself, whatever its size, on a CPU."""
+    each by itself, whatever its size, on a CPU. Of a GPU little is known: see ``docs/LOG.md``."""
     rate = reached * 1e9 * max(machine.gflops, machine.bf16_gflops, 1e-3)
-    return steps * (flops / rate + (per_step if machine.device == "cpu" else PER_STEP_GPU))
+    if machine.device != "cpu":
+        rate, per_step = OF_A_GPU * rate, PER_STEP_GPU if per_step else 0.0
+    return steps * (flops / rate + per_step)
 
 
 def nominal(device: str, threads: int) -> Machine:

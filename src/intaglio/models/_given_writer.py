@@ -18,8 +18,9 @@ from torch import Tensor
 
 from intaglio.core.contracts import Completion, Constraint, Context, Item, Sampling
 from intaglio.models._pieces import Growing
+from intaglio.nn.decoder import SLOTS
 from intaglio.nn.device import machine
-from intaglio.nn.sampling import SLOTS, Line, steps, write
+from intaglio.nn.sampling import Line, steps, write
 
 SCORED_TOGETHER = 4_096  # tokens of one forward pass when scoring
 
@@ -35,6 +36,7 @@ class GivenDecoder:
     """A model of transformers as ``nn/sampling.write`` uses one: left-padded rows, each counted from its own start."""
 
     operations = float("inf")  # all threads: given models are large
+    slots = SLOTS
 
     def __init__(self, model: Any, *, context: int) -> None:
         self.model, self.device, self.shape = model, model.device, _Window(context)
@@ -143,7 +145,7 @@ class GivenWriter:
             for prompt, seed, form in zip(prompts, seeds, forms, strict=True)
         ]
         decoder: Any = GivenDecoder(self.model, context=self.context_tokens)
-        with machine(device=str(self.model.device), threads=self.threads):
+        with machine(device=str(self.model.device), threads=self.threads, own=False):
             write(decoder, [draft.line for draft in drafts], sampling, end=self.end)
         return [draft.completion() for draft in drafts]
 
@@ -156,7 +158,7 @@ class GivenWriter:
         with closing(steps(decoder, [draft.line], sampling, end=self.end)) as work:
             going = True
             while going:
-                with machine(device=str(self.model.device), threads=self.threads):
+                with machine(device=str(self.model.device), threads=self.threads, own=False):
                     going = next(work, False)
                 if piece := draft.growing.piece(last=not going):
                     yield piece
@@ -173,7 +175,7 @@ class GivenWriter:
     def nats(self, texts: Sequence[str]) -> list[float]:
         """Negative log-likelihood in nats of each whole text, from its beginning, its end not counted."""
         lines = [np.array([self.start, *encode(self.tokenizer, text)]) for text in texts]
-        with machine(device=str(self.model.device), threads=self.threads):
+        with machine(device=str(self.model.device), threads=self.threads, own=False):
             return [float(each.sum()) for each in token_nats(self.model, lines, context=self.context_tokens)]
 
     def strings(self) -> list[str]:

@@ -22,8 +22,8 @@ from intaglio.models import _events
 from intaglio.models._tunes import Notation, Tunes, refuse_seconds
 from intaglio.models._writer import Writer
 from intaglio.nn.checkpoint import write_atomic
+from intaglio.nn.decoder import SLOTS
 from intaglio.nn.order import derive
-from intaglio.nn.sampling import SLOTS
 
 TEMPERATURE, MIN_P = 0.9, 0.05
 JUDGED, JUDGED_BARS, LOOKED_AT = 24, 16, 500

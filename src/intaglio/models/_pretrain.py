@@ -6,6 +6,7 @@ Papers:  Radford et al. (2019), "Language models are unsupervised multitask lear
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Mapping
@@ -28,7 +29,9 @@ from intaglio.models._tokenizers import TextTokenizer
 from intaglio.models._writer import Writer
 from intaglio.nn import heap, parallel
 from intaglio.nn.checkpoint import load_tensors, save_tensors, write_atomic
+from intaglio.nn.decoder import cache_bytes, slots_of
 from intaglio.nn.device import fast_dtype
+from intaglio.nn.graphs import recorded_on_gpu
 from intaglio.nn.loop import Diverged, Plan, Trained, patience, train
 from intaglio.nn.optim import muon_and_adamw
 from intaglio.nn.order import derive, places
@@ -142,6 +145,8 @@ def bytes_of(run: Run, device: str) -> int:
     weights = run.shape.parameters() * 4 * 6
     tokens = run.tokens_per_step // micro_batches(run, device)
     activations = tokens * (run.shape.layers * run.shape.width * 60 + run.shape.vocab * 10)
+    if torch.device(device).type != "cpu":  # a CPU takes memory only as it is written to
+        activations += min(64, slots_of(run.shape, device)) * cache_bytes(run.shape)
     return int(450e6 + weights + activations)
 
 
@@ -214,9 +219,11 @@ def train_on(writer: Writer, corpus: Corpus, run: Run, ctx: Context, *, rate: fl
         previews=max(2, min(5, run.steps // 60)),
     )
 
+    loss_of = recorded_on_gpu(functools.partial(model.loss, dtype=dtype), model)
+
     def loss(step: int, gen: torch.Generator) -> Tensor:
         ids = windows(corpus.train, step, batch=run.batch // parts, context=run.shape.context, seed=plan.seed)
-        return model.loss(ids.to(ctx.device), dtype=dtype)
+        return loss_of(ids.to(ctx.device))
 
     def evaluate() -> Tensor:
         return window_nats(model, corpus.heldout, windows=run.eval_windows, dtype=dtype)

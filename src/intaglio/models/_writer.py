@@ -15,8 +15,9 @@ from torch import Tensor
 from intaglio.core.contracts import Completion, Constraint, Context, Item, Sampling
 from intaglio.models._pieces import Growing
 from intaglio.models._tokenizers import TextTokenizer
+from intaglio.nn.decoder import Decoder, Weights, slots_of
 from intaglio.nn.device import machine
-from intaglio.nn.sampling import SLOTS, Decoder, Line, Weights, steps, write
+from intaglio.nn.sampling import Line, steps, write
 from intaglio.nn.transformer import Transformer
 
 SCORED_TOGETHER = 8_192  # tokens of one forward pass when scoring
@@ -38,7 +39,7 @@ class Writer:
     ) -> None:
         self.model, self.tokenizer = model, tokenizer
         self.device, self.threads, self.usual_tokens = device, threads, usual_tokens
-        self.context_tokens = model.shape.context
+        self.context_tokens, self.slots = model.shape.context, slots_of(model.shape, device)
         self._flags: dict[int, tuple[Any, Tensor]] = {}
         self._lock = threading.Lock()
         self._laid_out: Weights | None = None
@@ -52,12 +53,12 @@ class Writer:
     def sample(self, seeds: Sequence[int], ctx: Context) -> Iterator[Item]:
         """A new text a seed, at temperature 0.8; ``meta`` holds seed, settings, finish and nats."""
         sampling = Sampling(max_tokens=self.usual_tokens, temperature=0.8)
-        for start in range(0, len(seeds), SLOTS):
-            some = seeds[start : start + SLOTS]
+        for start in range(0, len(seeds), self.slots):
+            some = seeds[start : start + self.slots]
             for seed, made in zip(some, self.complete([""] * len(some), seeds=some, sampling=sampling), strict=True):
                 meta = {"seed": seed, "temperature": 0.8, "finish": made.finish, "nats": round(made.nats or 0.0, 4)}
                 yield Item(media="text", text=made.text, meta=meta)
-            ctx.progress(min(len(seeds), start + SLOTS), len(seeds))
+            ctx.progress(min(len(seeds), start + self.slots), len(seeds))
 
     def complete(
         self,
@@ -80,8 +81,8 @@ class Writer:
         ]
         with machine(device=self.device, threads=self.threads):
             write(self._decoder(), [draft.line for draft in drafts], sampling, end=self.tokenizer.end)
-        for start in range(0, len(drafts), SLOTS):
-            some = drafts[start : start + SLOTS]
+        for start in range(0, len(drafts), self.slots):
+            some = drafts[start : start + self.slots]
             self._steps["alone" if len(some) == 1 else "together"] += max(len(draft.line.drawn) for draft in some)
         return [draft.completion() for draft in drafts]
 

@@ -35,6 +35,7 @@ from intaglio.models._room import check_room
 from intaglio.nn import features, measures, parallel
 from intaglio.nn.checkpoint import write_atomic
 from intaglio.nn.device import fast_dtype, machine
+from intaglio.nn.graphs import recorded_on_gpu
 from intaglio.nn.loop import Diverged, Plan, Trained, patience, train
 from intaglio.nn.memorization import membership
 from intaglio.nn.optim import muon_and_adamw
@@ -246,6 +247,7 @@ class Session:
         self.dtype = fast_dtype(str(model.device))
         first, count = (shard.train, shard.heldout) if shard.heldout else (0, shard.train)
         self.judged = first + np.arange(count)
+        self._mean_nats = recorded_on_gpu(self._nats_of, model)
 
     def loss(self, micro: int, generator: torch.Generator) -> Tensor:
         """Mean nats a code of the pictures of a micro-batch, some of the codes before it replaced by any."""
@@ -260,7 +262,10 @@ class Session:
         others_BL = torch.randint(model.shape.codebook, whole, generator=generator, device=device)[own]
         replaced_BL = torch.rand(whole, generator=generator, device=device)[own] < REPLACED
         seen_BL = torch.where(replaced_BL, others_BL, codes_BL)
-        return model.nats(self._labels(index), codes_BL, seen_BL=seen_BL, dtype=self.dtype).mean()
+        return self._mean_nats(self._labels(index), codes_BL, seen_BL)
+
+    def _nats_of(self, labels_B: Tensor, codes_BL: Tensor, seen_BL: Tensor) -> Tensor:
+        return self.model.nats(labels_B, codes_BL, seen_BL=seen_BL, dtype=self.dtype).mean()
 
     def _codes(self, index: np.ndarray[Any, Any], turned: np.ndarray[Any, Any] | int = 0) -> Tensor:
         return torch.from_numpy(self.stored[turned, index].astype(np.int64)).to(self.model.device)

@@ -166,7 +166,7 @@ class Component:
         else:
             warn_of_ignored(self.config, "rank", "alpha", setting='method = "full"', ctx=ctx)
         base = self._base(ctx, where)
-        with machine(device=ctx.device, threads=ctx.threads):
+        with machine(device=ctx.device, threads=ctx.threads, own=False):
             tokenizer = _given.open_tokenizer(base.folder, where=where)
             model = _given.open_model(
                 base.folder, device=ctx.device, dtype=_precision(ctx.device, self.config), where=where

@@ -10,7 +10,7 @@ Licence: ours. Weights inherit the licence of the pictures they learned from.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -40,6 +40,7 @@ from intaglio.models._room import check_room
 from intaglio.nn import flow, heap, parallel
 from intaglio.nn.checkpoint import write_atomic
 from intaglio.nn.device import fast_dtype, machine
+from intaglio.nn.graphs import recorded_on_gpu
 from intaglio.nn.loop import Plan, Trained, train
 from intaglio.nn.optim import Muon, adamw
 from intaglio.nn.order import derive, rows
@@ -294,6 +295,7 @@ class Session:
         self.share = parallel.Share(config.batch, seed=ctx.seed)
         self._block: tuple[int, np.ndarray[Any, Any]] = (-1, np.empty(0))
         self.looked_at = lessons.heldout_rows(LOOKED_AT)
+        self._error: dict[int, Callable[..., Tensor]] = {}  # by how many examples learn shortcuts
 
     def loss(self, micro: int, generator: torch.Generator) -> Tensor:
         """Mean squared velocity error of a micro-batch; in the second phase a quarter of the step's batch, the first,
@@ -308,12 +310,22 @@ class Session:
         noise = torch.randn((batch, *x.shape[1:]), generator=generator, device=device)[own]
         rows_BK = self._conditions(index, generator, own)
         first = batch // 4 if self.shortcuts else 0
-        cut = len(range(first)[own])
-        time_B = flow.draw_times(batch - first, law="uniform", generator=generator)[_behind(own, first)]
+        times = [flow.draw_times(batch - first, law="uniform", generator=generator)[_behind(own, first)]]
+        if first:
+            times += [each[own] for each in flow.draw_spans(first, finest=FINEST, generator=generator)]
+        if first not in self._error:
+            self._error[first] = recorded_on_gpu(self._error_of, self.model)
+        return self._error[first](noise, x, *times, *([] if rows_BK is None else [rows_BK]))
+
+    def _error_of(self, noise: Tensor, x: Tensor, time_B: Tensor, *more: Tensor) -> Tensor:
+        """Of examples that are all drawn. more: times and spans of the first of them, where those learn shortcuts, and
+        the conditions of all, where there are any."""
+        rows_BK = None if self.told.stored is None else more[-1]
+        cut = len(x) - len(time_B)
         ask = fn.field(self.model, None if rows_BK is None else rows_BK[cut:])
         found = flow.velocity_loss(ask, noise[cut:], x[cut:], time_B)
         if cut:
-            time_B, span_B = (each[own] for each in flow.draw_spans(first, finest=FINEST, generator=generator))
+            time_B, span_B = more[:2]
             ask = fn.field(self.model, None if rows_BK is None else rows_BK[:cut])
             begun = flow.between(noise[:cut], x[:cut], time_B)
             found = torch.cat([found, flow.shortcut_loss(ask, finest_still(ask), begun, time_B, span_B)])

@@ -39,8 +39,8 @@ from intaglio.models._pretrain import (
 from intaglio.models._start import SHARE, GoingOn, taken_over
 from intaglio.models._writer import Writer
 from intaglio.nn import heap
+from intaglio.nn.decoder import SLOTS
 from intaglio.nn.device import machine, peak_memory_bytes
-from intaglio.nn.sampling import SLOTS
 
 __all__ = ["EXPORTED", "SIZES", "TINY", "Component", "Config", "Run", "decide", "packed_nats", "windows"]
 

@@ -37,9 +37,9 @@ from intaglio.models._pretrain import EXPORTED, begin, estimate_of, metrics_of, 
 from intaglio.models._tunes import Keys, Notation, Tunes, per_note, refuse_seconds, shifts
 from intaglio.models._writer import Writer
 from intaglio.nn.checkpoint import write_atomic
+from intaglio.nn.decoder import SLOTS
 from intaglio.nn.device import machine, peak_memory_bytes
 from intaglio.nn.order import derive
-from intaglio.nn.sampling import SLOTS
 
 TEMPERATURE, MIN_P = 0.85, 0.05
 JUDGED = 24  # tunes drawn for the figures, with and without the rules

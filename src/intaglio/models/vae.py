@@ -10,7 +10,7 @@ Licence: ours. Weights inherit the licence of the pictures they learned from.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -37,6 +37,7 @@ from intaglio.models._room import check_room
 from intaglio.nn import heap, parallel
 from intaglio.nn.checkpoint import write_atomic
 from intaglio.nn.device import autocast, fast_dtype, machine, rounded_products, rounds_products
+from intaglio.nn.graphs import recorded_on_gpu
 from intaglio.nn.likelihoods import active_units
 from intaglio.nn.loop import Plan, patience, train
 from intaglio.nn.optim import adamw
@@ -289,10 +290,16 @@ class Session:
         self.small = config.net == "mlp" and rounds_products(str(self.device))
         self.dtype = torch.float32 if self.small else fast_dtype(str(self.device))
         self.feed = Feed(shard, batch=batch, seed=ctx.seed, device=self.device, flip=config.flip)
+        self._objective: Callable[[Tensor], Tensor] | None = None
 
     def loss(self, step: int, generator: torch.Generator) -> Tensor:
         """Negative ELBO of the step's batch in nats a dimension."""
-        x_BCHW = self.feed(step, generator)
+        if self._objective is None:
+            objective = functools.partial(self._objective_of, generator)
+            self._objective = recorded_on_gpu(objective, self.model, generator=generator)
+        return self._objective(self.feed(step, generator))
+
+    def _objective_of(self, generator: torch.Generator, x_BCHW: Tensor) -> Tensor:
         with autocast(str(self.device), self.dtype):
             return ae.objective(self.model, x_BCHW, generator, self.weights)
 

@@ -42,6 +42,7 @@ from intaglio.models._video_prints import Clips, export_folder, sheet, wall
 from intaglio.nn import parallel
 from intaglio.nn.checkpoint import write_atomic
 from intaglio.nn.device import fast_dtype, machine
+from intaglio.nn.graphs import recorded_on_gpu
 from intaglio.nn.loop import Plan, train
 from intaglio.nn.optim import Muon, adamw
 from intaglio.nn.order import derive, rows
@@ -237,13 +238,19 @@ class Session:
     def __init__(self, model: fn.Velocity, lessons: fn.Lessons, config: Config, ctx: Context) -> None:
         self.model, self.lessons, self.config, self.ctx = model, lessons, config, ctx
         self.share = parallel.Share(config.batch, seed=ctx.seed)
+        self._error = recorded_on_gpu(self._error_of, model)
 
     def loss(self, micro: int, generator: torch.Generator) -> Tensor:
         """Mean squared velocity error of a micro-batch: of clips going on from their first frames, and of pictures."""
         step, own = self.share(micro, generator)
         clips, pictures = self._clips(step, own, generator), self._pictures(step, own, generator)
-        going_on, moved = fn.motion_loss(self.model, *self._noised(clips, 1, own, generator))
-        begun = fn.picture_loss(self.model, *self._noised(pictures, PICTURES, own, generator))
+        going_on, begun = self._noised(clips, 1, own, generator), self._noised(pictures, PICTURES, own, generator)
+        return self._error(*going_on, *begun)
+
+    def _error_of(self, *noised: Tensor) -> Tensor:
+        """noised: noise, x and times of the clips, then of the pictures."""
+        going_on, moved = fn.motion_loss(self.model, *noised[:3])
+        begun = fn.picture_loss(self.model, *noised[3:])
         return (going_on.mean() + MOVED * moved.mean() + begun.mean()) / 2
 
     def _noised(self, x: Tensor, count: int, own: slice, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:

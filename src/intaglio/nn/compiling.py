@@ -39,10 +39,10 @@ def step_of(
 
     Args:
         seconds: the training is expected to take, by its estimate; never by a clock: a resumed one must answer alike.
-        warn:    told where it would pay and cannot be: no C++ compiler for a CPU, no Triton for a GPU.
+        warn:    told where it would pay and cannot be: no C++ compiler.
     """
     if not worth_compiling(seconds, device):
-        missing = missing_for_compiling(device)
+        missing = missing_for_compiling()
         if missing and worth_compiling(seconds, device, possible=True):
             text = "compiling would save time in this training, and {what} is missing: it goes on without"
             warn(say(text, what=missing))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import platform
 import shutil
@@ -71,17 +70,22 @@ def rounded_products(*, wanted: bool = True) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def machine(*, device: str, threads: int) -> Iterator[torch.device]:
+def machine(*, device: str, threads: int, own: bool = True) -> Iterator[torch.device]:
     """Inside: ``threads`` CPU threads and deterministic kernels; afterwards the settings found before.
 
     Bits repeat at the same device class, thread count, torch build and CPU capability (``environment``).
+    own: False for networks of others, which on a GPU may need a kernel that is not deterministic: torch then warns.
+    Errors: RuntimeError by torch where a kernel has no deterministic form; on a GPU from the version on that was tried.
     """
     before_threads = torch.get_num_threads()
     before_deterministic = torch.get_deterministic_debug_mode()
     torch.set_num_threads(max(1, threads))
     chosen = torch.device(device)
+    if on_gpu := chosen.type == "cuda":  # cuBLAS repeats its sums in workspaces of fixed size, set before it begins
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    tried = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 11)
     # as use_deterministic_algorithms does, which imports torch's compiler for it: a second
-    torch.set_deterministic_debug_mode("warn" if chosen.type == "cuda" else "error")
+    torch.set_deterministic_debug_mode("error" if not on_gpu or (own and tried) else "warn")
     settings: Any = torch.utils.deterministic
     before_filling = settings.fill_uninitialized_memory
     settings.fill_uninitialized_memory = False  # else every torch.empty is written once for nothing
@@ -137,30 +141,27 @@ def _now(device: str) -> float:
     return time.perf_counter()
 
 
-COMPILE_SECONDS = {
-    "cpu": 40.0,
-    "cuda": 60.0,
-}  # of a training step of a small network, measured; most of it C++ or ptxas
-COMPILED_GAIN = {"cpu": 0.1, "cuda": 0.25}  # share of the time saved, cautiously: a flow's step 0.12 on a CPU
+COMPILE_SECONDS = 40.0  # of a training step of a small network, measured; most of it C++
+COMPILED_GAIN = 0.1  # share of the time saved, cautiously: a flow's step 0.12
 
 
 def worth_compiling(seconds_expected: float, device: str, *, possible: bool | None = None) -> bool:
     """True where ``torch.compile`` gives back more than twice what it costs, for a training expected to take so long.
 
     On a CPU matrix products are most of the work and compiling does not touch them: it pays from about a quarter of an
-    hour on; on a GPU from some eight minutes on. Put ``seconds_expected`` from the estimate, never from a clock, and
-    the answer into the training's ``identity``: compiled and uncompiled steps differ in the last bits.
+    hour on. On a GPU steps are recorded instead (``nn/graphs.py``); what compiling would add there was not measured.
+    Put ``seconds_expected`` from the estimate, never from a clock, and the answer into the training's ``identity``:
+    compiled and uncompiled steps differ in the last bits.
 
     possible: whether what compiling needs is here; left out, it is looked for.
     """
-    kind = torch.device(device).type
-    possible = not missing_for_compiling(device) if possible is None else possible
-    return possible and seconds_expected * COMPILED_GAIN[kind] > 2.0 * COMPILE_SECONDS[kind]
-
-
-def missing_for_compiling(device: str) -> str:
-    """The program or package without which nothing can be compiled for this device; empty where it is here."""
     if torch.device(device).type != "cpu":
-        return "" if importlib.util.find_spec("triton") else "triton"
+        return False
+    possible = not missing_for_compiling() if possible is None else possible
+    return possible and seconds_expected * COMPILED_GAIN > 2.0 * COMPILE_SECONDS
+
+
+def missing_for_compiling() -> str:
+    """The program without which nothing can be compiled for a CPU; empty where it is here."""
     names = (os.environ.get("CXX", "g++"), "g++", "clang++")
     return "" if any(shutil.which(name) for name in names) else "g++"

@@ -82,6 +82,7 @@ class Muon(_Plain):
         rows: int | None = None,
     ) -> None:
         self._dtype, self._steps, self._rows = dtype, steps, rows
+        self._recorded: dict[int, Any] = {}
         super().__init__(list(params), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -103,17 +104,42 @@ class Muon(_Plain):
             if "momentum" not in state:
                 state["momentum"] = torch.zeros_like(parameter)
             momenta.append(state["momentum"])
-        torch._foreach_lerp_(momenta, grads, 1.0 - group["momentum"])
-        nesterov = torch._foreach_lerp(grads, momenta, group["momentum"])
-        stacked = torch.stack([value.flatten(1) for value in nesterov])
-        rows, columns = stacked.shape[-2:]
-        cut = stacked.unflatten(1, (-1, rows_together(rows, columns, self._rows))).flatten(0, 1)
-        update = orthogonalize(cut, dtype=self._dtype, steps=self._steps).reshape(stacked.shape)
+        update = self._update_of(id(parameters[0]), grads, momenta, group["momentum"])
+        rows, columns = update.shape[-2:]
         scale = max(1.0, rows / columns) ** 0.5
         if group["weight_decay"]:
             torch._foreach_mul_(parameters, 1.0 - group["lr"] * group["weight_decay"])
         shaped = [value.view_as(p) for value, p in zip(update.to(parameters[0].dtype), parameters, strict=True)]
         torch._foreach_add_(parameters, shaped, alpha=-group["lr"] * scale)
+
+    def _update(self, grads: list[Tensor], momenta: list[Tensor], momentum: float) -> Tensor:
+        """The updates (B, M, N) of matrices of one shape, before the learning rate; moves the momenta on."""
+        torch._foreach_lerp_(momenta, grads, 1.0 - momentum)
+        nesterov = torch._foreach_lerp(grads, momenta, momentum)
+        stacked = torch.stack([value.flatten(1) for value in nesterov])
+        rows, columns = stacked.shape[-2:]
+        cut = stacked.unflatten(1, (-1, rows_together(rows, columns, self._rows))).flatten(0, 1)
+        return orthogonalize(cut, dtype=self._dtype, steps=self._steps).reshape(stacked.shape)
+
+    def _update_of(self, key: int, grads: list[Tensor], momenta: list[Tensor], momentum: float) -> Tensor:
+        """``_update``, on a GPU by one launch (``nn/graphs.py``). key: of these matrices, always the same ones."""
+        if momenta[0].device.type != "cuda":
+            return self._update(grads, momenta, momentum)
+        from intaglio.nn.graphs import record
+
+        read, known = [*map(id, momenta), momentum], self._recorded.get(key)
+        if known is None or known[0] != read:
+            copies = [torch.empty_like(grad) for grad in grads]
+            graph, update = record(
+                lambda: self._update(copies, momenta, momentum),
+                device=momenta[0].device,
+                warm_up=lambda: self._update(copies, [each.clone() for each in momenta], momentum),
+            )
+            known = self._recorded[key] = (read, momenta, copies, graph, update)
+        _, _, copies, graph, update = known
+        torch._foreach_copy_(copies, grads)
+        graph.replay()
+        return update
 
 
 def rows_together(rows: int, columns: int, most: int | None) -> int:

@@ -107,7 +107,7 @@ def _processor() -> str:
 
 def measured(cache: Path, device: str, threads: int) -> Machine:
     """Matmul speed, measured once a machine, torch build and thread count (about half a second), then cached."""
-    name = f"2/{device}/{threads}/{_processor()}/{_version('torch')}"  # the first number: how it is measured
+    name = f"3/{device}/{threads}/{_processor()}/{_version('torch')}"  # the first number: how it is measured
     try:
         known: dict[str, list[float]] = json.loads(cache.read_text("utf-8"))
     except (OSError, ValueError):
@@ -131,7 +131,7 @@ def _version(package: str) -> str:
 
 def _measure(device: str, threads: int) -> list[float]:
     """float32 and bfloat16 GFLOP/s of matrix products of the shapes of small trainings: three sizes, of each the median
-    time over about a tenth of a second, not the best: that is the speed a training gets."""
+    time over about a tenth of a second, not the best: that is the speed a training gets. On a GPU of large ones."""
     if importlib.util.find_spec("torch") is None:
         return [20.0 * threads, 20.0 * threads]
     import torch
@@ -145,6 +145,8 @@ def _measure(device: str, threads: int) -> list[float]:
 
 
 def _speed(torch: Any, dtype: Any, device: str) -> float:
+    if device != "cpu":
+        return _speed_of_gpu(torch, dtype, device)
     flops = seconds = 0.0
     for rows, inner, columns in ((2048, 256, 256), (2048, 256, 1024), (512, 512, 512)):
         x, w = (
@@ -162,3 +164,17 @@ def _speed(torch: Any, dtype: Any, device: str) -> float:
         flops += 2.0 * rows * inner * columns
         seconds += sorted(times)[len(times) // 2]
     return flops / seconds / 1e9
+
+
+def _speed_of_gpu(torch: Any, dtype: Any, device: str, side: int = 4096, count: int = 20) -> float:
+    """Of large products, many of them under way at once: one alone tells how long a launch takes."""
+    x = torch.ones(side, side, dtype=dtype, device=device)
+    times: list[float] = []
+    for _ in range(4):  # the first one sets the library up
+        torch.cuda.synchronize(device)
+        start = time.perf_counter()
+        for _ in range(count):
+            x @ x
+        torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - start)
+    return 2.0 * side**3 * count / sorted(times[1:])[1] / 1e9
