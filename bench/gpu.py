@@ -65,6 +65,20 @@ def training(device: str, rounds: int) -> dict[str, Any]:
     return found
 
 
+def rows_of(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Lines of the table in ``bench/README.md``."""
+    return [
+        common.row(
+            f"GPT writing, 17 M weights, {dtype}, {batch} at once: tokens a second",
+            "transformers generate, cached",
+            got,
+            3.0,
+        )
+        for dtype, found in result["writing"]["ratio"].items()
+        for batch, got in found.items()
+    ]
+
+
 def main() -> None:
     parser = common.parser(__doc__, device="cuda", tokens=128, rounds=3)
     options = parser.parse_args()
@@ -87,7 +101,7 @@ def main() -> None:
             "share_of_bf16_rate": training(options.device, options.rounds),
             "writing": writing(Path(folder), options.device, options.tokens, options.rounds),
         }
-    common.keep(result, options)
+    common.keep(result, options, rows=rows_of(result))
 
 
 if __name__ == "__main__":
