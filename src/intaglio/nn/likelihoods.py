@@ -57,8 +57,9 @@ def gaussian_levels_nats(mean_BD: Tensor, x_BD: Tensor, variance: Tensor) -> Ten
     near, far = torch.where(flip, -lower, upper), torch.where(flip, -upper, lower)
     log_near, log_far = torch.special.log_ndtr(near), torch.special.log_ndtr(far)
     inside = log_near + torch.log1p(-(log_far - log_near).clamp(max=-1e-6).exp())
-    first, last = torch.special.log_ndtr(upper), torch.special.log_ndtr(-lower)
-    return -torch.where(x_BD < _HALF, first, torch.where(x_BD > 1.0 - _HALF, last, inside)).sum(1)
+    first, last = x_BD < _HALF, x_BD > 1.0 - _HALF  # whose tail is on the near side, or all but the far one
+    tail = torch.where(flip == last, log_near, torch.log1p(-log_far.clamp(max=-1e-6).exp()))
+    return -torch.where(first | last, tail, inside).sum(1)
 
 
 def logistic_levels_nats(mean_BD: Tensor, x_BD: Tensor, log_scale: Tensor) -> Tensor:
