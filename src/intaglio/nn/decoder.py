@@ -6,6 +6,7 @@ Shapes:  B sequences, T time, L columns of the cache, N query heads, K key and v
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -23,9 +24,7 @@ if TYPE_CHECKING:
 
 SLOTS = 32  # sequences written at once on a CPU; on a GPU as many more, by a power of two, as the next two allow
 SLOTS_GPU, CACHE_BYTES = 256, 4e9
-SMALL = (
-    1 << 17
-)  # numbers of a matrix; one row takes it faster as it is (packed ones take 10 us to begin), by one thread
+SMALL = 1 << 17  # numbers of a matrix that one row, and one thread, takes faster as it is than packed
 
 
 class Weights:
@@ -54,6 +53,7 @@ class Weights:
             self.turn_TH = model.turn_TH * QK_GAIN
         self.slots = slots_of(self.shape, str(self.device), dtype)
         self._idle: list[Token] = []  # on a GPU: those that no decoder holds
+        self._idling = threading.RLock()  # taken again where one is given back while memory is cleared away
         self.alone: Alone | None = None
         self.between: Between | None = None
         if (alone or together) and self.device.type == "cpu":
@@ -69,18 +69,17 @@ class Weights:
         from intaglio.nn.tokens import Token
 
         wanted = 1 << (rows - 1).bit_length()
-        for place, token in enumerate(self._idle):
-            if token.rows == wanted:
-                with suppress(IndexError):  # another thread took one meanwhile
-                    return self._idle.pop(place)
+        with self._idling:
+            for token in self._idle:
+                if token.rows == wanted:
+                    self._idle.remove(token)
+                    return token
         return Token(self, wanted)
 
     def give(self, token: Token) -> None:
         """The last two given are kept."""
-        self._idle.append(token)
-        while len(self._idle) > 2:
-            with suppress(IndexError):
-                self._idle.pop(0)
+        with self._idling:
+            self._idle = [*self._idle, token][-2:]
 
     def _lay_out(self, weight: Tensor) -> tuple[Tensor, Tensor | None]:
         """For many rows, and for one where that is not the same."""
