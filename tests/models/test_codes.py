@@ -127,8 +127,9 @@ def test_training_beats_the_frequencies_of_places(trained: Any) -> None:
     assert metrics["heldout_bits_per_code"] == pytest.approx(bits, abs=1e-4)
     assert {"membership_auc", "copying_z"} <= set(metrics["memorization"])
     assert len(metrics["kid_like"]) == len(metrics["kid_like_of_frequencies"]) == 3
-    assert metrics["codes_of_a_picture"] == 16
-    assert (metrics["steps"] == 100) is not any("stopped early" in text for text in ctx.warnings)
+    stopped = any("stopped early" in text for text in ctx.warnings)  # on a GPU it is, by other random numbers
+    assert metrics["codes_of_a_picture"] == 16 and (metrics["steps"] == 100) is not stopped
+    assert DEVICE != "cpu" or not stopped
     names = {str(path.relative_to(ctx.out)) for path in ctx.out.rglob("*") if path.is_file()}
     own = {"model.safetensors", "config.json", "curve.csv", "samples.png"}
     assert names == own | {"vq/model.safetensors", "vq/config.json"}

@@ -123,9 +123,10 @@ class Decoder:
         size = shape.width * shape.hidden
         self.operations = 4.0 * size if size < SMALL else math.inf  # of the largest product in a layer, a row
         self.slots, self._columns = self.weights.slots, columns or 2 * shape.context
-        self._replays = self.device.type == "cuda" and columns is None
         self._token: Token | None = None
+        self._replays = False  # not before it is known how many sequences there will be
         self.reset(1)
+        self._replays = self.device.type == "cuda" and columns is None
 
     def __del__(self) -> None:
         self._give_back()

@@ -16,6 +16,7 @@ from typing import Any
 from intaglio.core.contracts import Machine
 from intaglio.core.errors import UserError
 from intaglio.core.i18n import t
+from intaglio.core.registry import import_or_explain
 
 RECORDED = (
     "intaglio",
@@ -146,7 +147,8 @@ def _measure(device: str, threads: int) -> list[float]:
 
 def _speed(torch: Any, dtype: Any, device: str) -> float:
     if device != "cpu":
-        return _speed_of_gpu(torch, dtype, device)
+        measuring = import_or_explain("intaglio.nn.device", t("training"))
+        return float(measuring.matmul_gflops(dtype, device=device, size=4096))
     flops = seconds = 0.0
     for rows, inner, columns in ((2048, 256, 256), (2048, 256, 1024), (512, 512, 512)):
         x, w = (
@@ -164,17 +166,3 @@ def _speed(torch: Any, dtype: Any, device: str) -> float:
         flops += 2.0 * rows * inner * columns
         seconds += sorted(times)[len(times) // 2]
     return flops / seconds / 1e9
-
-
-def _speed_of_gpu(torch: Any, dtype: Any, device: str, side: int = 4096, count: int = 20) -> float:
-    """Of large products, many of them under way at once: one alone tells how long a launch takes."""
-    x = torch.ones(side, side, dtype=dtype, device=device)
-    times: list[float] = []
-    for _ in range(4):  # the first one sets the library up
-        torch.cuda.synchronize(device)
-        start = time.perf_counter()
-        for _ in range(count):
-            x @ x
-        torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - start)
-    return 2.0 * side**3 * count / sorted(times[1:])[1] / 1e9
