@@ -39,6 +39,7 @@ from intaglio.models._prints import read_checkpoint as read_vae
 from intaglio.models._room import check_room
 from intaglio.nn import flow, heap, parallel
 from intaglio.nn.checkpoint import write_atomic
+from intaglio.nn.cost import operations
 from intaglio.nn.device import fast_dtype, machine
 from intaglio.nn.graphs import recorded_on_gpu
 from intaglio.nn.loop import Plan, Trained, train
@@ -463,16 +464,7 @@ def _warn_of_few(shard: Shard, config: Config, ctx: Context) -> None:
 def _work_per_picture(shape: fn.Shape) -> tuple[float, int, float]:
     """Floating-point operations of one look at a picture, the number of weights, and Muon's operations of a step; told
     without computing."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with torch.device("meta"):
-        model = fn.Velocity(shape).to("meta")  # with the buffers that come from numbers
-        x, time_B = torch.zeros(1, *shape.dims), torch.zeros(1)
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            model(x, time_B, time_B)
-    weights = sum(p.numel() for p in model.parameters())
-    return (
-        float(counter.get_total_flops()),
-        weights,
-        muon_flops(optimizers(model, rate=0.0)[0].param_groups[0]["params"]),
-    )
+    x, time_B = torch.zeros(1, *shape.dims), torch.zeros(1)
+    flops, model = operations(lambda: fn.Velocity(shape), lambda model: model(x, time_B, time_B))
+    matrices = optimizers(model, rate=0.0)[0].param_groups[0]["params"]
+    return flops, sum(p.numel() for p in model.parameters()), muon_flops(matrices)

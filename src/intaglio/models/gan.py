@@ -36,6 +36,7 @@ from intaglio.models._room import check_room
 from intaglio.nn import features, measures, parallel
 from intaglio.nn.augment import Kinds
 from intaglio.nn.checkpoint import write_atomic
+from intaglio.nn.cost import operations
 from intaglio.nn.device import autocast, fast_dtype, machine
 from intaglio.nn.loop import Plan, train
 from intaglio.nn.memorization import picture_report
@@ -460,20 +461,9 @@ def _moments(pixels_NCHW: np.ndarray[Any, Any]) -> tuple[Tensor, float]:
 def _work_per_picture(shape: game.Shape) -> tuple[float, int, float]:
     """Floating-point operations of one training step a picture, the number of weights, and Muon's operations of a step;
     told without computing."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    counts = []
-    with torch.device("meta"):
-        model = game.Adversaries(shape)
-        x, z = torch.zeros(1, shape.channels, shape.size_px, shape.size_px), torch.zeros(1, shape.latents)
-        for call in (lambda: model.critic(x), lambda: model.generator(z)):
-            with FlopCounterMode(display=False) as counter, torch.no_grad():
-                call()
-            counts.append(counter.get_total_flops())
-    critic, generator = counts
-    weights = sum(p.numel() for p in model.parameters())
-    return (
-        3.0 * (generator + (2 + 4 / game.PROBED) * critic),
-        weights,
-        muon_flops(game.matrices(model), together=game.ROWS),
-    )
+    x, z = torch.zeros(1, shape.channels, shape.size_px, shape.size_px), torch.zeros(1, shape.latents)
+    critic, _ = operations(lambda: game.Adversaries(shape), lambda model: model.critic(x))
+    generator, model = operations(lambda: game.Adversaries(shape), lambda model: model.generator(z))
+    flops = 3.0 * (generator + (2 + 4 / game.PROBED) * critic)
+    matrices = muon_flops(game.matrices(model), together=game.ROWS)
+    return flops, sum(p.numel() for p in model.parameters()), matrices

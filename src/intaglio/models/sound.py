@@ -36,6 +36,7 @@ from intaglio.models._timbre import Timbre, density, export_folder, network, rea
 from intaglio.nn import parallel
 from intaglio.nn import sound as nets
 from intaglio.nn.checkpoint import write_atomic
+from intaglio.nn.cost import operations
 from intaglio.nn.device import machine
 from intaglio.nn.likelihoods import kl_nats
 from intaglio.nn.loop import Plan, train
@@ -350,14 +351,8 @@ def _folder(path: Path) -> Path:
 @functools.lru_cache(maxsize=16)
 def _work_per_sample(shape: nets.SoundShape) -> float:
     """Floating-point operations a sample forward through encoder and decoder; counted without computing."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with torch.device("meta"):
-        model = network(shape)
-        frames = 64
-        heard = torch.zeros(1, nets.HEARD_BANDS * nets.HOP // nets.FINE + 2, frames)
-        z = torch.zeros(1, shape.latents + 2, frames)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.down(heard)
-        model.up(z)
-    return counter.get_total_flops() / (frames * nets.HOP) + 6 * shape.harmonics
+    frames = 64
+    heard = torch.zeros(1, nets.HEARD_BANDS * nets.HOP // nets.FINE + 2, frames)
+    z = torch.zeros(1, shape.latents + 2, frames)
+    flops, _ = operations(lambda: network(shape), lambda model: (model.down(heard), model.up(z)))
+    return flops / (frames * nets.HOP) + 6 * shape.harmonics

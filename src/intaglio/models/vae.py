@@ -36,6 +36,7 @@ from intaglio.models._prints import Prints, export_folder, read_checkpoint, shee
 from intaglio.models._room import check_room
 from intaglio.nn import heap, parallel
 from intaglio.nn.checkpoint import write_atomic
+from intaglio.nn.cost import operations
 from intaglio.nn.device import autocast, fast_dtype, machine, rounded_products, rounds_products
 from intaglio.nn.graphs import recorded_on_gpu
 from intaglio.nn.likelihoods import active_units
@@ -384,11 +385,6 @@ def _likelihood(shard: Shard, net: str) -> str:
 @functools.lru_cache(maxsize=16)
 def _work_per_picture(shape: ae.Shape) -> tuple[float, int]:
     """Floating-point operations of one training step a picture, and the number of weights; told without computing."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with torch.device("meta"):
-        model = ae.Autoencoder(shape)
-        x = torch.zeros(1, *shape.pixels)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.decode(model.encode(x)[0])
-    return 3.0 * counter.get_total_flops(), sum(p.numel() for p in model.parameters())
+    x = torch.zeros(1, *shape.pixels)
+    flops, model = operations(lambda: ae.Autoencoder(shape), lambda model: model.decode(model.encode(x)[0]))
+    return 3.0 * flops, sum(p.numel() for p in model.parameters())

@@ -41,6 +41,7 @@ from intaglio.models._video_films import USUAL_FPS, Cut, Films, gather, look
 from intaglio.models._video_prints import Clips, export_folder, sheet, wall
 from intaglio.nn import parallel
 from intaglio.nn.checkpoint import write_atomic
+from intaglio.nn.cost import operations
 from intaglio.nn.device import fast_dtype, machine
 from intaglio.nn.graphs import recorded_on_gpu
 from intaglio.nn.loop import Plan, train
@@ -378,18 +379,8 @@ def _warn(films: Films, ctx: Context) -> None:
 def _work_per_clip(shape: fn.Shape) -> tuple[float, int, float]:
     """Floating-point operations of one look at a clip, the number of weights, and Muon's operations of a step; told
     without computing."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with torch.device("meta"):
-        model = fn.Velocity(shape).to("meta")  # with the buffers that come from numbers
-        x, time_B = torch.zeros(1, *shape.dims), torch.zeros(1)
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            model(x, time_B, time_B, x[:, 0])
-            for _ in range(PICTURES):
-                model(x[:, :1], time_B, time_B)
-    weights = sum(p.numel() for p in model.parameters())
-    return (
-        float(counter.get_total_flops()),
-        weights,
-        muon_flops(optimizers(model, rate=0.0)[0].param_groups[0]["params"]),
-    )
+    x, time_B = torch.zeros(1, *shape.dims), torch.zeros(1)
+    clip, model = operations(lambda: fn.Velocity(shape), lambda model: model(x, time_B, time_B, x[:, 0]))
+    picture, _ = operations(lambda: model, lambda model: model(x[:, :1], time_B, time_B))
+    matrices = optimizers(model, rate=0.0)[0].param_groups[0]["params"]
+    return clip + PICTURES * picture, sum(p.numel() for p in model.parameters()), muon_flops(matrices)

@@ -37,6 +37,7 @@ from intaglio.models._pictures import Form, Shard, choose_side, gather, probe
 from intaglio.models._room import check_room
 from intaglio.nn import heap, parallel
 from intaglio.nn.checkpoint import write_atomic
+from intaglio.nn.cost import operations
 from intaglio.nn.device import autocast, fast_dtype, machine
 from intaglio.nn.loop import Plan, patience, train
 from intaglio.nn.memorization import membership
@@ -345,15 +346,9 @@ class Session:
 
 def work_per_picture(shape: vq.Shape) -> float:
     """Floating-point operations of one training step a picture; told without computing."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with torch.device("meta"):
-        model = vq.Tokenizer(shape)
-        x = torch.zeros(1, *shape.pixels)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.decode(model.encode(x))
-    book = 4.0 * math.prod(shape.code) * shape.codebook * shape.dims
-    return 3.0 * counter.get_total_flops() + book
+    x = torch.zeros(1, *shape.pixels)
+    flops, _ = operations(lambda: vq.Tokenizer(shape), lambda model: model.decode(model.encode(x)))
+    return 3.0 * flops + 4.0 * math.prod(shape.code) * shape.codebook * shape.dims
 
 
 README = """# A vector-quantized autoencoder made by Intaglio
