@@ -22,10 +22,10 @@ Counted = tuple[Sequence[int], float]  # the shape of a product, and its operati
 
 def operations(make: Callable[[], Network], run: Callable[[Network], object]) -> tuple[float, Network]:
     """Multiplications and additions of the products in ``run(make())``, and the network, of which only shapes mean
-    anything: weights take no memory and are never drawn, products are zeros.
+    anything: weights take no memory and are never drawn, and whatever comes out of a product is zero.
 
     Counted are linear and convolution layers, matrix products and attention, as ``torch.utils.flop_counter`` counts
-    them; everything between them is really done, so ``run`` should look at one example.
+    them. What lies between them takes no memory either where it is of a usual kind (``_ALIKE``); all else is done.
     """
     with torch.no_grad(), _Hollow():
         network = make()
@@ -34,7 +34,17 @@ def operations(make: Callable[[], Network], run: Callable[[Network], object]) ->
     return counting.total, network
 
 
+# One value seen many times instead of memory: of these a size is asked for, of these the shape is that of what goes in
+_ASKED, _LIKE = {torch.empty, torch.zeros, torch.randn}, {torch.empty_like, torch.zeros_like, torch.randn_like}
+_ALIKE = frozenset(
+    "silu gelu relu leaky_relu sigmoid tanh softmax exp square clamp mul add sub div rsub rdiv pow addcmul lerp"
+    " float to type_as contiguous clone roll".split()
+)
 _RESHAPES = {"t_", "transpose_", "squeeze_", "unsqueeze_"}  # in place, without writing
+
+
+def _zeros(shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
+    return torch.zeros((), dtype=dtype).expand(tuple(shape))
 
 
 class _Hollow(TorchFunctionMode):
@@ -43,12 +53,18 @@ class _Hollow(TorchFunctionMode):
     def __torch_function__(
         self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if function is torch.empty:
-            return torch.zeros((), dtype=(kwargs or {}).get("dtype")).expand(args if len(args) != 1 else args[0])
-        name = function.__name__
-        if name == "__setitem__" or (name.endswith("_") and not name.endswith("__") and name not in _RESHAPES):
-            return args[0] if args else (kwargs or {})["tensor"]
-        return function(*args, **(kwargs or {}))
+        named, name = kwargs or {}, function.__name__
+        if function in _ASKED and args:
+            return _zeros(args if isinstance(args[0], int) else args[0], named.get("dtype"))
+        if function in _LIKE:
+            return _zeros(args[0].shape, named.get("dtype", args[0].dtype))
+        if name == "__setitem__" or _writes(name):
+            return args[0] if args else named["tensor"]
+        return function(*args, **named)
+
+
+def _writes(name: str) -> bool:
+    return name.endswith("_") and not name.endswith("__") and name not in _RESHAPES
 
 
 class _Counting(TorchFunctionMode):
@@ -61,11 +77,25 @@ class _Counting(TorchFunctionMode):
     def __torch_function__(
         self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if function not in _PRODUCTS:
-            return function(*args, **(kwargs or {}))
-        shape, cost = _PRODUCTS[function](*args, **(kwargs or {}))
-        self.total += cost
-        return torch.zeros((), dtype=args[0].dtype).expand(tuple(shape))
+        named = kwargs or {}
+        if function in _PRODUCTS:
+            shape, cost = _PRODUCTS[function](*args, **named)
+            self.total += cost
+            return _zeros(shape, args[0].dtype)
+        if _writes(function.__name__) and args[0].untyped_storage().nbytes() < args[0].numel():
+            return args[0]
+        name = function.__name__.strip("_")
+        if name in _ALIKE:
+            tensors = [each for each in args if isinstance(each, Tensor)]
+            dtypes = [each for each in (*args, *named.values()) if isinstance(each, torch.dtype)]
+            dtype = torch.float32 if name == "float" else (dtypes or [tensors[0].dtype])[0]
+            return _zeros(np.broadcast_shapes(*(each.shape for each in tensors)), dtype)
+        if function is torch.cat:
+            parts, dim = args[0], args[1] if len(args) > 1 else named.get("dim", 0)
+            shape = list(parts[0].shape)
+            shape[dim] = sum(each.shape[dim] for each in parts)
+            return _zeros(shape, parts[0].dtype)
+        return function(*args, **named)
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Counted:
