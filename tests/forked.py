@@ -22,7 +22,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 MODELS = "codes finetune flow gan gpt music sound vae video vq".split()
 IMPORTED = ["torch.distributed.launcher.api", "peft", *(f"intaglio.models.{name}" for name in MODELS)]
-OWN = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT)}
+OWN = {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "1000", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT)}
 
 
 class Forked:

@@ -112,7 +112,7 @@ def one(
         ctx.device, ctx.threads = device, threads
         data = larger_data(ctx, component.takes) if whole else material.tiny_data(ctx, component.takes)
         size_bytes = sum(len(item.text.encode()) + sum(file.size_bytes for file in item.files) for item in data)
-        speed = machine.measured(Path(folder) / "machine.json", device, threads)
+        speed = machine.measured(device, threads)
         foretold = component.estimate(Size(len(data), size_bytes), speed)
         start = time.time()
         component.fit(data, ctx)

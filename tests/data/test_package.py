@@ -25,7 +25,8 @@ import pytest
 from intaglio.core.config import parse
 from intaglio.core.contracts import Item, Skip
 from intaglio.core.errors import UserError
-from intaglio.data import _archive, _fetch, package
+from intaglio.core.folders import cache_folder
+from intaglio.data import _archive, package
 from intaglio.data._poems import quatrains
 from intaglio.media import Unreadable
 from tests.data.reading import picture, read
@@ -92,10 +93,17 @@ def ctx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunContext:
     return RunContext(tmp_path)
 
 
+def packages() -> Path:
+    """Where fetched archives lie."""
+    folder = cache_folder("packages")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def cached(data: bytes) -> str:
     """Put an archive into the cache, as an earlier fetch would have."""
     sha = pinned(data)
-    (_fetch.cache_folder() / f"{sha}.archive").write_bytes(data)
+    (packages() / f"{sha}.archive").write_bytes(data)
     return sha
 
 
@@ -330,7 +338,7 @@ def test_fetched_by_its_own_client_once(
     assert not list(ctx.root.rglob("ran")), "a script of the package ran"
     monkeypatch.setenv("INTAGLIO_OFFLINE", "1")  # from here on: only the cache
     assert len(kept(read("package", ctx, **values))) == 1
-    assert [path.name for path in _fetch.cache_folder().iterdir()] == [f"{pinned(data)}.archive"]
+    assert [path.name for path in packages().iterdir()] == [f"{pinned(data)}.archive"]
 
 
 @pytest.mark.parametrize(("manager", "data"), CLIENTS)
@@ -338,7 +346,7 @@ def test_another_content_than_pinned_is_refused(ctx: RunContext, registry: str, 
     with pytest.raises(UserError, match=f"has SHA-256 {pinned(data)}, not the") as caught:
         read("package", ctx, manager=manager, name="tiny-poems", version="1.0.0", sha256="0" * 64)
     assert caught.value.where == "intaglio.toml [data.step]"
-    assert not list(_fetch.cache_folder().iterdir()), "nothing unchecked stays in the cache"
+    assert not list(packages().iterdir()), "nothing unchecked stays in the cache"
 
 
 @pytest.mark.parametrize(("manager", "data"), CLIENTS)
@@ -363,7 +371,7 @@ def test_a_missing_client_is_said(ctx: RunContext, monkeypatch: pytest.MonkeyPat
 
 def test_a_cached_archive_that_changed_is_not_believed(ctx: RunContext) -> None:
     sha = cached(TGZ)
-    (_fetch.cache_folder() / f"{sha}.archive").write_bytes(TGZ + b"x")
+    (packages() / f"{sha}.archive").write_bytes(TGZ + b"x")
     with pytest.raises(UserError, match="not in the download cache"):
         read("package", ctx, manager="npm", name="tiny-poems", version="1.0.0", sha256=sha, offline=True)
 

@@ -92,7 +92,7 @@ def _archive(folder: Path) -> None:
     pictures.mkdir(parents=True)
     for number, month in enumerate(MONTHS):
         lines = [f"# {month}", ""]
-        for week in range(1, 9):
+        for week in range(1, 5):
             task, other = rng.sample(WORK, 2)
             lines.append(
                 f"In week {week} of {month} we {task} before the rain, and when the ground is dry we {other}. "
@@ -103,9 +103,9 @@ def _archive(folder: Path) -> None:
     (texts / "letter.txt").write_text("Write to me at grower@example.org when the beans are up.\n", "utf-8")
     (texts / "broken.txt").write_bytes(b"\x00\x01\x02\x03" * 64)
     for number in range(40):
-        picture = Image.new("RGB", (48, 48), (230, 225, 210))
+        picture = Image.new("RGB", (32, 32), (230, 225, 210))
         draw = ImageDraw.Draw(picture)
-        x, y, r = rng.uniform(14, 34), rng.uniform(14, 34), rng.uniform(6, 12)
+        x, y, r = rng.uniform(9, 23), rng.uniform(9, 23), rng.uniform(4, 8)
         colour = (int(120 + 100 * rng.random()), int(60 + 80 * rng.random()), 60)
         draw.ellipse([x - r, y - r, x + r, y + r], fill=colour)
         draw.line([x, y - r, x + 4 * math.sin(number), y - r - 6], fill=(60, 90, 40), width=2)

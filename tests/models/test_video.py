@@ -60,7 +60,7 @@ def fitted(root: Path, items: list[Item] | None = None, **values: Any) -> tuple[
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunContext, dict[str, Any]]:
-    return fitted(tmp_path_factory.mktemp("video"), clips=800, width=32)
+    return fitted(tmp_path_factory.mktemp("video"), clips=480, width=32)
 
 
 def read(data: Path) -> tuple[np.ndarray, float, str]:
@@ -131,7 +131,7 @@ def test_a_picture_is_the_first_frame_of_its_clip(trained: tuple[RunContext, dic
 def test_a_loop_joins_its_end_to_its_start(tmp_path: Path) -> None:
     ctx = RunContext(tmp_path)
     items = [item(ctx, square(n, 8, turn=True), n, split="heldout" if n > 11 else "train") for n in range(16)]
-    ctx, metrics = fitted(tmp_path, items, loop=True, frames=8, clips=600, width=32)
+    ctx, metrics = fitted(tmp_path, items, loop=True, frames=8, clips=400, width=32)
     assert any("12 of 12" in text for text in ctx.warnings), "films that go round are taken whole"
     assert metrics["seam_of_heldout"] == pytest.approx(1.0, abs=0.2)
     assert metrics["seam"] == pytest.approx(1.0, abs=0.35)

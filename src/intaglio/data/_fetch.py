@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 from intaglio.core.errors import UserError
+from intaglio.core.folders import cache_folder
 from intaglio.core.hashing import sha256_file
 from intaglio.core.i18n import t
 
@@ -26,25 +27,13 @@ NAMES = {
 VERSION = re.compile(r"[0-9][0-9A-Za-z.+!_-]{0,80}")
 
 
-def cache_folder() -> Path:
-    """Where fetched archives lie, for all projects of this user; made if missing."""
-    home = os.environ.get("INTAGLIO_HOME", "")
-    if home:
-        folder = Path(home) / "cache" / "packages"
-    else:
-        from platformdirs import user_cache_path
-
-        folder = user_cache_path("intaglio") / "packages"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
 def archive(manager: str, name: str, version: str, *, sha256: str, offline: bool, where: str) -> Path:
     """The package's archive in the cache, its SHA-256 checked just now; fetched first where it is not there.
 
     Errors: UserError where it is not cached and may not be fetched, the client is missing or fails, the hash differs.
     """
-    path = cache_folder() / f"{sha256}.archive"
+    path = cache_folder("packages") / f"{sha256}.archive"
+    path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_file():
         if sha256_file(path) == sha256:
             return path

@@ -81,7 +81,7 @@ class Config(StepConfig):
 
 
 TINY: dict[str, Any] = {
-    "data": "films", "size": "tiny", "size_px": 16, "width": 16, "frames": 6, "clips": 160, "batch": 4, "steps": 3,
+    "data": "films", "size": "tiny", "size_px": 16, "width": 16, "frames": 6, "clips": 80, "batch": 4, "steps": 3,
 }  # fmt: skip
 
 

@@ -7,6 +7,7 @@ each file is cached by its size and time, so that a plan over made steps parses 
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.util
 import json
 import os
@@ -19,7 +20,7 @@ NEUTRAL = ("core", "store", "project", "cli", "studio", "locale")
 
 
 class CodeHashes:
-    """Hashes of components, with a cache file (``.intaglio/cache/code.json``); a damaged cache is ignored."""
+    """Hashes of components, with a cache file for all projects of this user; a damaged cache is ignored."""
 
     def __init__(self, cache: Path) -> None:
         self._path = cache
@@ -49,10 +50,11 @@ class CodeHashes:
         """Write the cache where something was parsed; failing to write it costs time only."""
         if not self._changed:
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        temp = self._path.with_suffix(f".{os.getpid()}")
-        temp.write_text(json.dumps(self._files), "utf-8")
-        temp.replace(self._path)
+        with contextlib.suppress(OSError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            temp = self._path.with_suffix(f".{os.getpid()}")
+            temp.write_text(json.dumps(self._files), "utf-8")
+            temp.replace(self._path)
 
     def _file(self, path: Path) -> tuple[str, list[str]]:
         stat = path.stat()
@@ -61,8 +63,7 @@ class CodeHashes:
         if known and known[:2] == stamp:
             return str(known[2]), [str(each) for each in known[3]]  # type: ignore[attr-defined]
         tree = ast.parse(path.read_bytes())
-        imports = sorted(_imports(tree, path))
-        _drop_docstrings(tree)
+        imports = sorted(_bare(tree, path))
         sha = digest(ast.dump(tree))
         self._files[str(path)] = [*stamp, sha, imports]
         self._changed = True
@@ -87,8 +88,8 @@ def _module_file(module: str) -> Path | None:
     return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
 
 
-def _imports(tree: ast.AST, path: Path) -> set[str]:
-    """Absolute names of modules imported from the same top-level package."""
+def _bare(tree: ast.AST, path: Path) -> set[str]:
+    """Absolute names of modules imported from the same top-level package; docstrings leave the tree."""
     here = Path(__file__).parent.parent
     root = "intaglio" if path.is_relative_to(here) else path.parent.name
     found: set[str] = set()
@@ -98,13 +99,9 @@ def _imports(tree: ast.AST, path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             found.add(node.module)
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0] if node.body else None
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                if isinstance(first.value.value, str):
+                    node.body = node.body[1:] or [ast.Pass()]
     return {name for name in found if name.split(".")[0] == root}
-
-
-def _drop_docstrings(tree: ast.AST) -> None:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            body = node.body
-            if body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
-                if isinstance(body[0].value.value, str):
-                    node.body = body[1:] or [ast.Pass()]

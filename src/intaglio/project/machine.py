@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import json
@@ -15,6 +16,7 @@ from typing import Any
 
 from intaglio.core.contracts import Machine
 from intaglio.core.errors import UserError
+from intaglio.core.folders import cache_folder
 from intaglio.core.i18n import t
 from intaglio.core.registry import import_or_explain
 
@@ -106,8 +108,9 @@ def _processor() -> str:
     return platform.processor()
 
 
-def measured(cache: Path, device: str, threads: int) -> Machine:
+def measured(device: str, threads: int) -> Machine:
     """Matmul speed, measured once a machine, torch build and thread count (about half a second), then cached."""
+    cache = cache_folder("machine") / "speed.json"
     name = f"3/{device}/{threads}/{_processor()}/{_version('torch')}"  # the first number: how it is measured
     try:
         known: dict[str, list[float]] = json.loads(cache.read_text("utf-8"))
@@ -115,10 +118,11 @@ def measured(cache: Path, device: str, threads: int) -> Machine:
         known = {}
     if name not in known:
         known[name] = _measure(device, threads)
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        temp = cache.with_suffix(f".{os.getpid()}")
-        temp.write_text(json.dumps(known), "utf-8")
-        temp.replace(cache)
+        with contextlib.suppress(OSError):  # it costs time only
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            temp = cache.with_suffix(f".{os.getpid()}")
+            temp.write_text(json.dumps(known), "utf-8")
+            temp.replace(cache)
     fp32, bf16 = known[name]
     return Machine(device, threads, fp32, bf16, memory_bytes())
 

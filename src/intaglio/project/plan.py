@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from intaglio.core import config as config_
@@ -46,7 +45,6 @@ def make(
     nodes: Sequence[Node],
     store: Store,
     *,
-    cache: Path,
     device: str,
     allow_unknown: bool = False,
     estimate: bool = True,
@@ -65,7 +63,7 @@ def make(
             if problem:
                 state, reason = "blocked", problem
             elif estimate:
-                seconds, size = _expect(node, by_name, records, store, cache=cache, device=device)
+                seconds, size = _expect(node, by_name, records, store, device=device)
         states[node.name] = PlanStep(
             node.name,
             node.step.stage,
@@ -151,7 +149,6 @@ def _expect(
     records: Mapping[str, StepRecord],
     store: Store,
     *,
-    cache: Path,
     device: str,
 ) -> tuple[float, int]:
     """Seconds and bytes: from the step's last run where there is one, else the component, else a usual value."""
@@ -166,7 +163,7 @@ def _expect(
         module = registry.load("models", node.step.spec.use)
         config = config_.parse(module.Config, with_secrets(dict(node.step.config)), where=node.step.spec.where)
         guess = module.Component(config).estimate(
-            _size(node, by_name, records, store), machine.measured(cache / "machine.json", device, node.threads)
+            _size(node, by_name, records, store), machine.measured(device, node.threads)
         )
         return guess.seconds, guess.bytes
     except MissingExtra:

@@ -72,7 +72,7 @@ class Project:
         """``steps``: name, stage, use, state (made, changed, new, blocked), reason, seconds, bytes, key, threads."""
         nodes = self.nodes(targets, allow_unknown=allow_unknown)
         chosen, why = machine.choose_device(device)
-        steps = plan.make(nodes, self.store, cache=self._cache, device=chosen, allow_unknown=allow_unknown)
+        steps = plan.make(nodes, self.store, device=chosen, allow_unknown=allow_unknown)
         return {
             "project": self.file.settings.name,
             "round": self.store.ledger.round(),
@@ -104,7 +104,7 @@ class Project:
             self.store.ledger.next_round(self._pins())
         nodes = self.nodes(targets, allow_unknown=allow_unknown)
         chosen, why = machine.choose_device(device)
-        steps = plan.make(nodes, self.store, cache=self._cache, device=chosen, allow_unknown=allow_unknown)
+        steps = plan.make(nodes, self.store, device=chosen, allow_unknown=allow_unknown)
         watcher = progress or Silent()
         watcher.plan([step.to_json() for step in steps], chosen, why)
         runner = Runner(

@@ -12,6 +12,7 @@ from intaglio.core import config as config_
 from intaglio.core import registry
 from intaglio.core.config import Role, StepConfig
 from intaglio.core.errors import UserError
+from intaglio.core.folders import cache_folder
 from intaglio.core.hashing import digest
 from intaglio.core.i18n import t
 from intaglio.project.code import CodeHashes
@@ -53,7 +54,7 @@ class Resolver:
     """Checks all steps of a project file; the cache (``.intaglio/cache``) is keyed by code and values."""
 
     def __init__(self, cache: Path) -> None:
-        self._codes = CodeHashes(cache / "code.json")
+        self._codes = CodeHashes(cache_folder("code") / "files.json")
         self._path = cache / "resolved.json"
         self._changed = False
         self._fresh: dict[str, Any] = {}
