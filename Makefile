@@ -9,6 +9,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# Of 18,000 modules most are never imported: each is compiled when it first is, unless this machine keeps no bytecode.
+INSTALL := install -c constraints.txt $(if $(PYTHONDONTWRITEBYTECODE),,--no-compile)
 STAMP := $(VENV)/.intaglio-installed
 TORCH ?= cpu
 TORCH_VERSION := $(shell sed -n 's/^torch==//p' constraints.txt)
@@ -34,10 +36,10 @@ $(STAMP): pyproject.toml constraints.txt
 	  || { echo "error: Python 3.11 or newer is needed; make PYTHON=python3.12 (after rm -rf $(VENV))" >&2; exit 2; }
 	@echo "installing into $(VENV) (a few minutes the first time)" >&2
 ifeq ($(TORCH),cpu)
-	@$(PIP) install -c constraints.txt 'torch==$(TORCH_VERSION)+cpu' 2>/dev/null \
-	  || $(PIP) install -c constraints.txt --extra-index-url $(TORCH_INDEX) 'torch==$(TORCH_VERSION)'
+	@$(PIP) $(INSTALL) 'torch==$(TORCH_VERSION)+cpu' 2>/dev/null \
+	  || $(PIP) $(INSTALL) --extra-index-url $(TORCH_INDEX) 'torch==$(TORCH_VERSION)'
 endif
-	@$(PIP) install -c constraints.txt -e '.[all,dev]'
+	@$(PIP) $(INSTALL) -e '.[all,dev]'
 	@touch $@
 
 lint: $(STAMP)
