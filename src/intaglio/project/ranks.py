@@ -1,8 +1,9 @@
 """A training step in several processes: started under torchrun on this machine, told and heard like one worker.
 
-The launcher is the step's worker. Its child is ``torch.distributed.run``, whose children are the processes: number 0
-runs the step and speaks through the launcher; the others run the same code in scratch folders that begin as links to
-what number 0 prepared, make their share of each update, and sleep in between (``nn/parallel.py``).
+The launcher is the step's worker. Its child is torchrun's agent, whose children are the processes: number 0 runs the
+step and speaks through the launcher; the others run the same code in scratch folders that begin as links to what number
+0 prepared, make their share of each update, and sleep in between (``nn/parallel.py``). On Linux they are forked from
+the agent, so that torch is read once for all.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +63,11 @@ class Launcher:
         environment = dict(os.environ) | {"INTAGLIO_TURNS": "1", "INTAGLIO_PROCESSES": str(self._folder)}
         if sys.platform == "linux":
             environment |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
-        torchrun = ["torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", "--no-python"]
-        code = f"from {__name__} import main; main()"
+        code = f"from {__name__} import launch; launch({self._call.processes})"
         with (self._folder / LOG).open("wb") as log:  # what torchrun itself says is no text for people
             return subprocess.Popen(
-                [sys.executable, "-m", *torchrun, f"--nproc-per-node={self._call.processes}", sys.executable]
-                + ["-c", code],
-                stdin=subprocess.PIPE,  # its end tells the processes that the launcher is gone
+                [sys.executable, "-c", code],
+                stdin=subprocess.PIPE,  # its end tells the agent that the launcher is gone
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env=environment,
@@ -119,16 +119,44 @@ def _failed(kind: str, error: str, *, fix: str = "", trace: str = "") -> Event:
     return {"event": "failed", "kind": kind, "error": error, "where": "", "fix": fix, "trace": trace}
 
 
+def launch(processes: int) -> None:
+    """The launcher's child: what the command ``torchrun --standalone`` does on one machine."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is; a training asks for what it uses
+    import_or_explain("intaglio.nn.parallel", t("training"))
+    api = import_or_explain("torch.distributed.launcher.api", t("training"))
+    threading.Thread(target=_watch_launcher, daemon=True).start()
+    config = api.LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=str(os.getpid()),
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",
+        local_addr="127.0.0.1",
+        max_restarts=0,
+        start_method="fork" if sys.platform == "linux" else "spawn",
+    )
+    api.elastic_launch(config, main)()
+
+
+def _watch_launcher() -> None:
+    while os.read(0, 4096):
+        pass
+    os._exit(130)
+
+
 # ------------------------------------------------------------------------------------------------- one of the processes
 def main() -> None:
-    """What torchrun starts: one process of the step."""
+    """What torchrun's agent starts: one process of the step."""
     from intaglio.project import worker
 
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the agent's own are of no use here
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     answers = worker.take_answers()
-    threading.Thread(target=_watch_launcher, daemon=True).start()
+    threading.Thread(target=_watch_agent, args=(os.getppid(),), daemon=True).start()
     folder, rank = Path(os.environ["INTAGLIO_PROCESSES"]), int(os.environ["RANK"])
     call = StepCall.from_json(json.loads((folder / CALL).read_text("utf-8")))
-    (folder / f"started-{rank}").touch()
+    (folder / f"started-{rank}").write_text(str(os.getpid()), "utf-8")
     if call.device != "cpu":
         call = dataclasses.replace(call, device=f"cuda:{os.environ['LOCAL_RANK']}")
     parallel = import_or_explain("intaglio.nn.parallel", t("training"))
@@ -152,7 +180,6 @@ def main() -> None:
         if event["event"] == "failed":
             os._exit(1)  # the others may wait for a sum that never comes: torchrun ends them
         world.dismiss()
-    os._exit(0)
 
 
 def _follow(call: StepCall, world: Any, folder: Path, rank: int, dismissed: type[BaseException]) -> None:
@@ -187,7 +214,7 @@ def link(source: Path, target: Path) -> None:
             shutil.copyfile(path, to)
 
 
-def _watch_launcher() -> None:
-    while sys.stdin.readline():
-        pass
+def _watch_agent(agent: int) -> None:
+    while os.getppid() == agent:
+        time.sleep(0.2)
     os._exit(130)
