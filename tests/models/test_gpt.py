@@ -231,13 +231,13 @@ import sys
 from pathlib import Path
 sys.path[:0] = ["src", "."]
 from tests.models.test_gpt import fit
-fit(Path(sys.argv[1]), steps=100, context=32)
+fit(Path(sys.argv[1]), steps=40, context=32)
 """
 
 
 @pytest.mark.slow
 def test_killed_and_resumed_gives_the_same_bytes(tmp_path: Path) -> None:
-    fit(tmp_path / "whole", steps=100, context=32)
+    fit(tmp_path / "whole", steps=40, context=32)
     process = forked.start(KILLED, str(tmp_path / "cut"))
     good = tmp_path / "cut" / "work" / "good.safetensors"
     first = None
@@ -253,7 +253,7 @@ def test_killed_and_resumed_gives_the_same_bytes(tmp_path: Path) -> None:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "it was killed before it ended"
-    _, metrics, ctx = fit(tmp_path / "cut", steps=100, context=32)
+    _, metrics, ctx = fit(tmp_path / "cut", steps=40, context=32)
     for path in (tmp_path / "whole" / "out").iterdir():
         assert path.read_bytes() == (ctx.out / path.name).read_bytes(), path.name
 

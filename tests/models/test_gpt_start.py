@@ -120,14 +120,14 @@ sys.path[:0] = ["src", "."]
 from intaglio.models import gpt
 from tests.models.test_gpt_start import DEVICE, fit, songs
 first = gpt.Component(gpt.Config(data=("x",))).load(Path(sys.argv[2]), device=DEVICE, threads=1)
-fit(Path(sys.argv[1]), songs(60), first, steps=120, context=32)
+fit(Path(sys.argv[1]), songs(60), first, steps=48, context=32)
 """
 
 
 @pytest.mark.slow
 def test_killed_and_resumed_gives_the_same_bytes(tmp_path: Path) -> None:
     start, _, made = fit(tmp_path / "start", poems(60), steps=30, context=32, tokenizer="char")
-    fit(tmp_path / "whole", songs(60), start, steps=120, context=32)
+    fit(tmp_path / "whole", songs(60), start, steps=48, context=32)
     process = forked.start(KILLED, str(tmp_path / "cut"), str(made.out))
     good, first = tmp_path / "cut" / "work" / "good.safetensors", None
     while process.poll() is None:  # until the second evaluation was kept: in the middle of training
@@ -139,6 +139,6 @@ def test_killed_and_resumed_gives_the_same_bytes(tmp_path: Path) -> None:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "it was killed before it ended"
-    _, _, ctx = fit(tmp_path / "cut", songs(60), start, steps=120, context=32)
+    _, _, ctx = fit(tmp_path / "cut", songs(60), start, steps=48, context=32)
     for path in (tmp_path / "whole" / "out").iterdir():
         assert path.read_bytes() == (ctx.out / path.name).read_bytes(), path.name
