@@ -245,7 +245,8 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The machine a plan is made for; ``gflops`` is measured matmul speed in float32, bf16_gflops in bfloat16."""
+    """What a plan is made for; ``gflops`` is the measured speed of a small training in float32, ``bf16_gflops`` in
+    bfloat16."""
 
     device: str
     threads: int

@@ -90,7 +90,7 @@ class Component:
         read = {"tokens": tokens, "vocab": 1_024 if events else 512, "documents": size.items or 1}
         found = estimate_of(self.config, machine, **read, keys=len(shifts(self.config.transpose)))
         keys = 2e-5 * self.config.transpose * tokens  # every tune read and written again in each
-        return Estimate(found.seconds + 30 + keys, found.bytes)  # the tunes drawn and judged
+        return Estimate(found.seconds + 12 + keys, found.bytes)  # the tunes drawn and judged
 
     def fit(self, data: Dataset, ctx: Context) -> Mapping[str, Any]:
         """Train on the tunes of ``data``; the checkpoint in ``ctx.out`` is one that ``transformers`` loads.

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 
 def fast_dtype(device: str) -> torch.dtype:
@@ -121,6 +122,32 @@ def peak_memory_bytes(device: str) -> int:
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak) if sys.platform == "darwin" else int(peak) * 1024
+
+
+def training_gflops(dtype: torch.dtype, *, seconds: float = 0.25) -> float:
+    """Operations a second (in 10^9) of a small network there and back on the CPU, by its median step.
+
+    A training is no product: what lies between products is bound by memory, whose speed differs more from machine to
+    machine, and from hour to hour, than that of products. Half the time runs first, since a processor that was idle
+    is faster at first.
+    """
+    rows, width, hidden, layers = 2048, 256, 1024, 2
+    chance, times = torch.Generator().manual_seed(0), list[float]()
+    x, into, out = (
+        torch.randn(shape, generator=chance).mul_(scale).requires_grad_()
+        for shape, scale in (((rows, width), 1.0), ((hidden, width), 0.02), ((width, hidden), 0.02))
+    )
+    end = time.perf_counter() + 2 * seconds
+    while time.perf_counter() < end or len(times) < 10:
+        start, y = time.perf_counter(), x.to(dtype)
+        for _ in range(layers):
+            wide = F.silu(F.linear(F.rms_norm(y, (width,)), into.to(dtype)))
+            y = y + F.linear(wide, out.to(dtype))
+        y.float().square().mean().backward()
+        x.grad = into.grad = out.grad = None
+        times.append(time.perf_counter() - start)
+    later = sorted(times[len(times) // 2 :])
+    return 12.0 * layers * rows * width * hidden / later[len(later) // 2] / 1e9
 
 
 def matmul_gflops(dtype: torch.dtype, *, device: str = "cpu", size: int = 1024, seconds: float = 0.2) -> float:

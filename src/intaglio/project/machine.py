@@ -20,6 +20,7 @@ from intaglio.core.folders import cache_folder
 from intaglio.core.i18n import t
 from intaglio.core.registry import import_or_explain
 
+KEPT_S = 3600.0  # a measured speed
 RECORDED = (
     "intaglio",
     "torch",
@@ -109,21 +110,24 @@ def _processor() -> str:
 
 
 def measured(device: str, threads: int) -> Machine:
-    """Matmul speed, measured once a machine, torch build and thread count (about half a second), then cached."""
+    """Speed of a small training as it is now (a second), kept an hour for this machine, torch and number of threads.
+
+    A machine shared with others, or busy with something else, is another one later.
+    """
     cache = cache_folder("machine") / "speed.json"
-    name = f"3/{device}/{threads}/{_processor()}/{_version('torch')}"  # the first number: how it is measured
+    name = f"5/{device}/{threads}/{_processor()}/{_version('torch')}"  # the first number: how it is measured
     try:
         known: dict[str, list[float]] = json.loads(cache.read_text("utf-8"))
     except (OSError, ValueError):
         known = {}
-    if name not in known:
-        known[name] = _measure(device, threads)
+    if name not in known or not 0 <= time.time() - known[name][2] < KEPT_S:
+        known[name] = [*_measure(device, threads), time.time()]
         with contextlib.suppress(OSError):  # it costs time only
             cache.parent.mkdir(parents=True, exist_ok=True)
             temp = cache.with_suffix(f".{os.getpid()}")
             temp.write_text(json.dumps(known), "utf-8")
             temp.replace(cache)
-    fp32, bf16 = known[name]
+    fp32, bf16, _ = known[name]
     return Machine(device, threads, fp32, bf16, memory_bytes())
 
 
@@ -135,38 +139,17 @@ def _version(package: str) -> str:
 
 
 def _measure(device: str, threads: int) -> list[float]:
-    """float32 and bfloat16 GFLOP/s of matrix products of the shapes of small trainings: three sizes, of each the median
-    time over about a tenth of a second, not the best: that is the speed a training gets. On a GPU of large ones."""
+    """float32 and bfloat16 GFLOP/s of a small training, on a GPU of large products (see ``nn/device.py``)."""
     if importlib.util.find_spec("torch") is None:
         return [20.0 * threads, 20.0 * threads]
-    import torch
-
+    measuring = import_or_explain("intaglio.nn.device", t("training"))
+    torch = measuring.torch
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        return [_speed(torch, dtype, device) for dtype in (torch.float32, torch.bfloat16)]
+        if device == "cpu":
+            return [float(measuring.training_gflops(dtype)) for dtype in (torch.float32, torch.bfloat16)]
+        kinds = (torch.float32, torch.bfloat16)
+        return [float(measuring.matmul_gflops(dtype, device=device, size=4096)) for dtype in kinds]
     finally:
         torch.set_num_threads(before)
-
-
-def _speed(torch: Any, dtype: Any, device: str) -> float:
-    if device != "cpu":
-        measuring = import_or_explain("intaglio.nn.device", t("training"))
-        return float(measuring.matmul_gflops(dtype, device=device, size=4096))
-    flops = seconds = 0.0
-    for rows, inner, columns in ((2048, 256, 256), (2048, 256, 1024), (512, 512, 512)):
-        x, w = (
-            torch.ones(rows, inner, dtype=dtype, device=device),
-            torch.ones(inner, columns, dtype=dtype, device=device),
-        )
-        float((x @ w)[0, 0])  # the first one sets the library up
-        times: list[float] = []
-        end = time.perf_counter() + 0.1
-        while time.perf_counter() < end or len(times) < 5:
-            start = time.perf_counter()
-            y = x @ w
-            float(y[0, 0])
-            times.append(time.perf_counter() - start)
-        flops += 2.0 * rows * inner * columns
-        seconds += sorted(times)[len(times) // 2]
-    return flops / seconds / 1e9
