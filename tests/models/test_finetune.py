@@ -441,6 +441,8 @@ def test_weights_that_do_not_fill_the_model_are_refused(tmp_path: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3, "layer_types": None}))
     assert "lack" in refused(tmp_path).what
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1, "layer_types": None}))
+    assert "no layer for" in refused(tmp_path).what
 
 
 def test_no_text_is_refused(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import fnmatch
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -196,7 +197,7 @@ def transformers_here() -> Any:
 def open_model(folder: Path, *, device: str, dtype: torch.dtype, where: str = "") -> Any:
     """The causal language model in ``folder``, in eval mode.
 
-    Errors: UserError where it is of another kind, wants code of its own, or its weights do not fill it.
+    Errors: UserError where it is of another kind, wants code of its own, or its weights do not fit it.
     """
     library = transformers_here()
     try:
@@ -221,7 +222,29 @@ def open_model(folder: Path, *, device: str, dtype: torch.dtype, where: str = ""
             where=where,
             fix=t("take a causal language model, with its head"),
         )
+    homeless = _homeless(model, report["unexpected_keys"])
+    if homeless:
+        raise UserError(
+            t(
+                "config.json has no layer for {count} of the tensors, such as {name}",
+                count=len(homeless),
+                name=homeless[0],
+            ),
+            where=where,
+            fix=t("take the config.json that came with these weights"),
+        )
     return model.to(device).eval()
+
+
+def _homeless(model: Any, left: Sequence[str]) -> list[str]:
+    """Of the tensors left over, those of a kind the model has in other layers; a second head or a tower of pictures is
+    none of these."""
+
+    def kind(name: str) -> str:
+        return re.sub(r"\d+", "#", name)
+
+    kinds = {kind(name) for name in model.state_dict()}
+    return sorted(name for name in left if kind(name) in kinds)
 
 
 def _kind(folder: Path) -> str:
