@@ -19,6 +19,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from intaglio.project.ranks import under_torchrun
+
 ROOT = Path(__file__).parent.parent
 MODELS = "codes finetune flow gan gpt music sound vae video vq".split()
 IMPORTED = ["torch.distributed.launcher.api", "peft", *(f"intaglio.models.{name}" for name in MODELS)]
@@ -94,30 +96,12 @@ def _run_module(module: str, arguments: Sequence[str]) -> None:
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
-def _torchrun(module: str, arguments: Sequence[str], processes: int) -> None:
-    """What the command ``torchrun`` does on one machine, with a module instead of a program."""
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=processes,
-        run_id=str(os.getpid()),
-        rdzv_backend="c10d",
-        rdzv_endpoint="127.0.0.1:0",
-        local_addr="127.0.0.1",
-        max_restarts=0,
-        start_method="fork",
-    )
-    elastic_launch(config, _run_module)(module, arguments)
-
-
 def run(
     module: str, arguments: Sequence[str], *, processes: int = 1, timeout: float = 300.0
 ) -> subprocess.CompletedProcess[str]:
     """``python -m module arguments``, or that under torchrun in as many processes, to its end."""
     if processes > 1:
-        process = Forked(_torchrun, module, arguments, processes)
+        process = Forked(under_torchrun, processes, _run_module, module, arguments)
     else:
         process = Forked(_run_module, module, arguments)
     code = process.wait(timeout)

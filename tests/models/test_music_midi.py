@@ -230,9 +230,9 @@ def test_performances_are_learned_and_come_as_midi_sound_and_roll(
 
 
 @pytest.mark.slow
-def test_equal_bytes_twice_and_after_kill_9(tmp_path: Path) -> None:
-    """In other keys, which is more than in the one there is."""
-    call = FIT.replace("steps=40", "steps=40, transpose=3")
+@pytest.mark.parametrize("transpose", [0, 3])
+def test_equal_bytes_twice_and_after_kill_9(tmp_path: Path, transpose: int) -> None:
+    call = FIT.replace("steps=40", f"steps=40, transpose={transpose}")
     train_apart(__file__, call, tmp_path / "whole")
     train_apart(__file__, call, tmp_path / "cut", kill_at="work/state.safetensors", beyond=0)
     train_apart(__file__, call, tmp_path / "cut")

@@ -111,7 +111,7 @@ def points(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
-@pytest.mark.parametrize("who", ["0", "worker", "all"])  # process 1: tests/nn/test_parallel.py
+@pytest.mark.parametrize("who", ["0", "1", "worker", "all"])
 def test_killed_and_gone_on_to_the_same_bits(tmp_path: Path, whole: Path, who: str) -> None:
     """One process killed: the step fails and says so. The worker or all killed: nothing lives on. Then to the end."""
     folder = project(tmp_path / "p")
@@ -126,7 +126,7 @@ def test_killed_and_gone_on_to_the_same_bits(tmp_path: Path, whole: Path, who: s
         os.kill(everyone[0] if who == "worker" else of_ranks[int(who)], signal.SIGKILL)
     code, _, errors = finish(process)
     assert code != 0
-    if who == "0":
+    if who in "01":
         assert "one of the 2 processes of the training ended" in errors and "Traceback" not in errors
     deadline = time.monotonic() + 60
     while any(Path(f"/proc/{pid}/exe").exists() and alive(pid) for pid in everyone):

@@ -147,9 +147,9 @@ def _measure(device: str, threads: int) -> list[float]:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        if device == "cpu":
-            return [float(measuring.training_gflops(dtype)) for dtype in (torch.float32, torch.bfloat16)]
         kinds = (torch.float32, torch.bfloat16)
+        if device == "cpu":
+            return [float(measuring.training_gflops(dtype)) for dtype in kinds]
         return [float(measuring.matmul_gflops(dtype, device=device, size=4096)) for dtype in kinds]
     finally:
         torch.set_num_threads(before)

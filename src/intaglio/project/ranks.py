@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -120,11 +121,16 @@ def _failed(kind: str, error: str, *, fix: str = "", trace: str = "") -> Event:
 
 
 def launch(processes: int) -> None:
-    """The launcher's child: what the command ``torchrun --standalone`` does on one machine."""
+    """The launcher's child: torchrun's agent, until all processes have ended."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is; a training asks for what it uses
     import_or_explain("intaglio.nn.parallel", t("training"))
-    api = import_or_explain("torch.distributed.launcher.api", t("training"))
     threading.Thread(target=_watch_launcher, daemon=True).start()
+    under_torchrun(processes, main)
+
+
+def under_torchrun(processes: int, function: Callable[..., None], *arguments: Any) -> None:
+    """Run a function in so many processes: what the command ``torchrun --standalone`` does with a program."""
+    api = import_or_explain("torch.distributed.launcher.api", t("training"))
     config = api.LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -136,7 +142,7 @@ def launch(processes: int) -> None:
         max_restarts=0,
         start_method="fork" if sys.platform == "linux" else "spawn",
     )
-    api.elastic_launch(config, main)()
+    api.elastic_launch(config, function)(*arguments)
 
 
 def _watch_launcher() -> None:
