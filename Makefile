@@ -1,7 +1,7 @@
 # Every target sets up what it needs, from a fresh clone on: a virtual environment in .venv, the pinned packages, Intaglio itself.
 #   make            lint and test            make demo     the whole loop on a small archive, then look at demo/
 #   make bench      figures, into bench/     make docs     rewrite docs/reference from the code
-#   make sheets     pictures and figures of docs/quality of vae, codes, gan and video, made again
+#   make sheets     pictures and figures of docs/quality, made again
 #   make golden     rewrite golden files     make fast     the quick tests alone
 # A machine with an NVIDIA GPU: make TORCH= demo   (takes the CUDA build of torch from PyPI, some gigabytes)
 
@@ -61,7 +61,7 @@ bench: $(STAMP)
 	@set -e; for file in bench/[a-z]*.py; do echo "== $$file" >&2; $(BIN)/python $$file $(BENCH_ARGS); done
 	@$(BIN)/python bench/_table.py
 
-# What models make of real pictures and films: sheets and figures of docs/quality, rewritten (not those of flow, sound, tunes and verse).
+# What models make of real pictures, films, sounds, tunes and texts: sheets of docs/quality and figures in bench/results, rewritten.
 sheets: $(STAMP)
 	@set -e; for file in bench/quality/*.py; do echo "== $$file" >&2; $(BIN)/python $$file $(BENCH_ARGS); done
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
+import functools
+import io
 import json
 import sys
 import tempfile
@@ -22,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.append(str(Path(__file__).parent.parent))  # last: files of both folders have the same names
 import _common as common
 
 sys.path[:0] = [str(common.ROOT / "src"), str(common.ROOT)]
@@ -32,7 +34,7 @@ from intaglio.models import vae, vq  # noqa: E402
 from intaglio.models._pictures import Form, Shard  # noqa: E402
 from intaglio.nn.device import machine  # noqa: E402
 from intaglio.nn.parzen import parzen  # noqa: E402
-from tests.support import RunContext  # noqa: E402
+from tests.support import RunContext, kept  # noqa: E402
 
 SHEETS = common.ROOT / "docs" / "quality"
 LATENTS = (2, 5, 10, 20)
@@ -43,6 +45,11 @@ def digits() -> tuple[np.ndarray, int]:
     return common.shuffled(common.digits()).reshape(-1, 1, 28, 28), 500
 
 
+def place(options: argparse.Namespace) -> RunContext:
+    """A folder of its own, and the seed and threads that were asked for."""
+    return RunContext(Path(tempfile.mkdtemp()), seed=options.seed, threads=options.threads)
+
+
 def trained(use: Any, data: tuple[np.ndarray, int], options: argparse.Namespace, **config: Any) -> tuple[Any, dict]:
     """The loaded model and its figures; its folder lives on in ``model.folder``."""
     pixels, heldout = data
@@ -50,7 +57,7 @@ def trained(use: Any, data: tuple[np.ndarray, int], options: argparse.Namespace,
     shard = Shard(pixels, len(pixels) - heldout, form, 0)
     if options.quick:
         config["images"] = 1_000
-    ctx = RunContext(Path(tempfile.mkdtemp()), seed=options.seed, threads=options.threads)
+    ctx = place(options)
     component = use.Component(use.Config(data="pictures", **config))
     with machine(device="cpu", threads=options.threads) as device:
         metrics = dict(component._fit(shard, ctx, device))
@@ -85,41 +92,74 @@ def curve(options: argparse.Namespace) -> dict[str, Any]:
 def sheets(name: str, data: tuple[np.ndarray, int], options: argparse.Namespace, images_seen: int) -> dict[str, Any]:
     """Vector, map and codebook on the same pictures: reconstructions of held-out ones, and draws of the vector."""
     found: dict[str, Any] = {}
-    SHEETS.mkdir(parents=True, exist_ok=True)
     for kind, use, config in (
         ("vector", vae, {"net": "conv"}),
         ("map", vae, {"net": "map"}),
         ("vq", vq, {}),
     ):
         model, found[kind] = trained(use, data, options, size="tiny", images=images_seen, **config)
-        (SHEETS / f"{name}-{kind}-rebuilt.png").write_bytes(twice(model.folder / "reconstructions.png"))
+        show(f"{name}-{kind}-rebuilt", twice(model.folder / "reconstructions.png"), options)
         if kind != "map":
-            (SHEETS / f"{name}-{kind}-drawn.png").write_bytes(twice(model.folder / "samples.png"))
+            show(f"{name}-{kind}-drawn", twice(model.folder / "samples.png"), options)
     mean = data[0][: -data[1]].mean(0).round().astype(np.uint8).transpose(1, 2, 0)
-    (SHEETS / f"{name}-mean.png").write_bytes(images.dump(images.from_array(mean)))
+    show(f"{name}-mean", images.dump(images.from_array(mean)), options)
     return found
 
 
-def twice(path: Path) -> bytes:
+def show(name: str, png: bytes, options: argparse.Namespace) -> None:
+    """Write a picture of the pages, docs/quality/<name>.png; with ``--quick`` to a folder of its own, and say where."""
+    path = (tried() if options.quick else SHEETS) / f"{name}.png"
+    path.write_bytes(png)
+    if options.quick:
+        print(path, file=sys.stderr)
+
+
+@functools.cache
+def tried() -> Path:
+    """The folder of this try-out's pictures."""
+    return Path(tempfile.mkdtemp(prefix="sheets-"))
+
+
+def drawn(model: Any, count: int, options: argparse.Namespace) -> torch.Tensor:
+    """Prints of an autoencoder, uint8 [count, C, H, W]; those of a model with ``publish_px = 0``."""
+    ctx = place(options)
+    made = [model.form.array(ctx.path(item.files[0])) for item in kept(model.sample(range(count), ctx))]
+    return torch.from_numpy(np.stack(made).transpose(0, 3, 1, 2).copy())
+
+
+def twice(sheet: Path | bytes) -> bytes:
     """The sheet at twice its side where it is small, so that it can be looked at."""
     from PIL import Image
 
-    with Image.open(path) as sheet:
-        factor = 2 if sheet.width < 400 else 1
-        return images.dump(sheet.resize((sheet.width * factor, sheet.height * factor), Image.Resampling.NEAREST))
+    with Image.open(io.BytesIO(sheet) if isinstance(sheet, bytes) else sheet) as picture:
+        factor = 2 if picture.width < 400 else 1
+        return images.dump(picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST))
 
 
 def parts(options: argparse.Namespace, name: str, makers: dict[str, Callable[[], Any]]) -> None:
-    """Make those of ``--only``, and put each into the file of results beside the others as soon as it is made."""
+    """Make those of ``--only``, and put each into the file of results beside the others as soon as it is made.
+
+    One whose material cannot be had here is left as it was, and that is said.
+    """
     path = common.RESULTS / f"{name}_quality_{options.machine}_{datetime.date.today():%Y%m}.json"
     result: dict[str, Any] = {}
     with contextlib.suppress(OSError, ValueError):
         result = json.loads(path.read_text("utf-8"))
     for part in options.only.split(","):
         told = {**common.surroundings(options, ("only", "seed", "threads")), "seed": options.seed}
-        result[part] = {**told, **makers[part]()}
+        try:
+            result[part] = {**told, **makers[part]()}
+        except common.NotFetched as error:
+            print(f"{part} left out: {error}", file=sys.stderr)
+            continue
         if not options.quick:
             path.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
+
+
+def tell(part: str, found: dict[str, Any]) -> dict[str, Any]:
+    """The figures of a part, printed as one JSON line as well."""
+    print(json.dumps({"part": part, **found}, ensure_ascii=False), flush=True)
+    return found
 
 
 def main() -> None:

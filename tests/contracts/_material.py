@@ -13,17 +13,19 @@ import random
 import signal
 import sys
 import wave
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image, ImageDraw
 
 from intaglio.core import config as config_
 from intaglio.core import registry
 from intaglio.core.contracts import Item
+from intaglio.core.errors import MissingExtra
 from tests.support import DEVICE, ItemList, RunContext
 
 COUNT, HELDOUT = 40, 12
@@ -59,6 +61,26 @@ def context(name: str, root: Path) -> RunContext:
             component("vq", images=320).fit(pictures(first), first)
         ctx.inputs["model"] = [component("vq").load(first.out, device=DEVICE, threads=1)]
     return ctx
+
+
+def fit(name: str, root: Path) -> tuple[RunContext, dict[str, Any]]:
+    """Context and figures of a training with the component's TINY; the test is skipped where an extra is missing."""
+    try:
+        made, ctx = component(name), context(name, root)
+        return ctx, dict(made.fit(tiny_data(ctx, made.takes), ctx))
+    except MissingExtra as error:
+        pytest.skip(str(error))
+
+
+def load(name: str, folder: Path) -> Any:
+    """The checkpoint in ``folder``, by ``models/<name>``."""
+    return component(name).load(folder, device=DEVICE, threads=1)
+
+
+def drawn(name: str, folder: Path, ctx: RunContext, seeds: Sequence[int] = (11, 12)) -> list[tuple[str, list[str]]]:
+    """Text and files' SHA-256 of what is drawn from the checkpoint in ``folder``."""
+    items = load(name, folder).sample(list(seeds), ctx)
+    return [(item.text, [file.sha256 for file in item.files]) for item in items]
 
 
 def tiny_data(ctx: RunContext, takes: tuple[str, ...]) -> ItemList:

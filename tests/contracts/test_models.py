@@ -12,42 +12,13 @@ from typing import Any
 import pytest
 import torch
 
-from intaglio.core.errors import MissingExtra, UserError
+from intaglio.core.errors import UserError
 from tests import forked
 from tests.contracts import _material as material
-from tests.support import DEVICE, RunContext
+from tests.contracts._material import drawn, fit, load
+from tests.support import RunContext
 
 pytestmark = pytest.mark.slow
-
-
-def fit(name: str, root: Path) -> tuple[RunContext, dict[str, Any]]:
-    try:
-        made, ctx = material.component(name), material.context(name, root)
-        return ctx, dict(made.fit(material.tiny_data(ctx, made.takes), ctx))
-    except MissingExtra as error:
-        pytest.skip(str(error))
-
-
-@pytest.fixture(scope="module")
-def fitted(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """``fitted(name)``: the context and figures of one training of each component, made once."""
-    kept: dict[str, tuple[RunContext, dict[str, Any]]] = {}
-
-    def once(name: str) -> tuple[RunContext, dict[str, Any]]:
-        if name not in kept:
-            kept[name] = fit(name, tmp_path_factory.mktemp(name))
-        return kept[name]
-
-    return once
-
-
-def load(name: str, folder: Path) -> Any:
-    return material.component(name).load(folder, device=DEVICE, threads=1)
-
-
-def drawn(name: str, ctx: RunContext, seeds: list[int]) -> list[tuple[str, list[str]]]:
-    items = load(name, ctx.out).sample(seeds, ctx)
-    return [(item.text, [file.sha256 for file in item.files]) for item in items]
 
 
 def same(left: RunContext, right: RunContext) -> None:
@@ -72,8 +43,8 @@ def test_twice_with_one_seed_is_equal(tmp_path: Path, name: str, fitted: Any) ->
     assert metrics and any(key for key in metrics if "heldout" in key or "baseline" in key), (
         "figures say how good it is"
     )
-    made = drawn(name, first, [11, 12])
-    assert made == drawn(name, second, [11, 12]) and made[0] != made[1]
+    made = drawn(name, first.out, first)
+    assert made == drawn(name, second.out, second) and made[0] != made[1]
     item = next(iter(load(name, first.out).sample([11], first)))
     assert item.media == material.component(name).makes
 

@@ -129,7 +129,7 @@ for file in files:
 class Cli:
     def __init__(self, folder: Path, home: Path) -> None:
         self.folder = folder
-        self.environment = {**os.environ, "INTAGLIO_HOME": str(home), "INTAGLIO_LANG": "en"}
+        self.home, self.environment = home, {**os.environ, "INTAGLIO_HOME": str(home), "INTAGLIO_LANG": "en"}
         self.prefix = _cut_network()
 
     def __call__(self, *words: str, code: int = 0) -> dict[str, Any]:
@@ -180,6 +180,8 @@ def test_2_run_makes_everything_once(cli: Cli) -> None:
     assert (again["ran"], again["kept"], again["failed"]) == (0, 9, 0)
     assert {p: p.read_bytes() for p in (cli.folder / "archive").rglob("*") if p.is_file()} == before
     assert {p.name for p in cli.folder.iterdir()} == {"archive", "intaglio.toml", ".intaglio", "public"}
+    learned = json.loads((cli.home / "cache" / "machine" / "foretold.json").read_text())
+    assert all(sorted(of) == ["gpt", "vae"] for of in learned.values()), "the next plan goes by what these two took"
 
 
 def test_3_show_tells_what_was_skipped_and_found(cli: Cli) -> None:

@@ -102,6 +102,25 @@ def white(batch: int, fine_frames: int, seed: int) -> torch.Tensor:
     return nets.white_noise(batch, fine_frames * nets.FINE // nets.HOP, torch.Generator().manual_seed(seed))
 
 
+def test_levels_of_harmonics_are_those_that_were_played() -> None:
+    shape = nets.SoundShape(rate_hz=8000, width=8, latents=4, harmonics=24)
+    tone, played_K = steady(220.0, 16), torch.tensor([0.5, 0.0, 0.1])
+    x_BT = played(played_K[None, :, None].repeat(1, 1, 16 * nets.HOP // nets.FINE), tone, 8000)
+    found_K = nets.harmonic_levels(x_BT, tone, shape).exp()
+    assert found_K[[0, 2]] == pytest.approx(played_K[[0, 2]], rel=0.2)  # half a bin off, a Hann window loses 1.4 dB
+    assert float(found_K[1]) < 0.01 and float(found_K[5:].max()) < 0.01
+    assert found_K[-6:] == pytest.approx(nets.FLOOR)  # from 19 on they lie above half the rate
+    tone[:, 1] = 0.0
+    assert nets.harmonic_levels(x_BT, tone, shape).exp() == pytest.approx(nets.FLOOR)
+
+
+def test_a_network_begins_where_it_is_told() -> None:
+    model = small()
+    model.begin_at(torch.full((64,), -5.0), torch.full((nets.NOISE // 2 + 1,), -20.0))
+    bias = model.up[-1].bias
+    assert isinstance(bias, torch.Tensor) and bias[:64].eq(-5.0).all() and bias[64:].eq(-8.0).all()
+
+
 def test_noise_follows_its_levels() -> None:
     flat = torch.ones(1, nets.NOISE // 2 + 1, 2000)
     even = nets.shaped_noise(flat, white(1, 2000, 0))

@@ -118,6 +118,18 @@ def test_a_checkpoint_of_transformers_says_so(tmp_path: Path) -> None:
     assert data["library_name"] == "transformers" and "AutoModelForCausalLM.from_pretrained" in text
 
 
+def test_an_adapter_says_which_folder_transformers_reads(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}", "utf-8")
+    data, text = read(cards.model_card(call(), learned(), {}, tmp_path, "en"))
+    assert data["library_name"] == "peft" and 'AutoModelForCausalLM.from_pretrained("FOLDER/merged")' in text
+
+
+def test_films_have_a_task_of_the_hub_and_no_tag_twice(tmp_path: Path) -> None:
+    films = learned(splits=Counter({("video", "train"): 5}))
+    data, _ = read(cards.model_card(SimpleNamespace(**{**vars(call()), "use": "video"}), films, {}, tmp_path, "en"))
+    assert data["tags"] == ["intaglio", "video"] and data["pipeline_tag"] == "image-to-video"
+
+
 @pytest.mark.parametrize(
     "nasty", ['a "quoted" | name', "line\nbreak", "---", "名字：值", "yes", "1e3", "# x", "{a: b}"]
 )

@@ -90,10 +90,11 @@ def parse(model: type[ConfigT], values: dict[str, Any], *, where: str) -> Config
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise _explain(model, error, where) from None
+        raise explain(model, error, where) from None
 
 
-def _explain(model: type[BaseModel], error: ValidationError, where: str) -> UserError:
+def explain(model: type[BaseModel], error: ValidationError, where: str) -> UserError:
+    """All that does not fit ``model``, as one error: each key, what was expected of it and what was got."""
     lines: list[str] = []
     fix = near_miss = ""
     known = sorted(model.model_fields)
@@ -113,7 +114,8 @@ def _explain(model: type[BaseModel], error: ValidationError, where: str) -> User
             got = repr(problem["input"])
             got = got if len(got) <= 80 else got[:77] + "..."
             said = _said(problem["type"], problem["msg"], problem.get("ctx") or {})
-            lines.append(t("key '{key}': {problem}; got {got}", key=key, problem=said, got=got))
+            told = t("key '{key}': {problem}; got {got}", key=key, problem=said, got=got)
+            lines.append(told if key else t("{problem}; got {got}", problem=said, got=got))
     return UserError("; ".join(lines), where=where, fix=near_miss or fix)
 
 
@@ -131,6 +133,8 @@ def _said(kind: str, message: str, told: Mapping[str, Any]) -> str:
         "bool_type": t("Input should be a valid boolean"),
         "bool_parsing": t("Input should be a valid boolean, unable to interpret input"),
         "string_type": t("Input should be a valid string"),
+        "tuple_type": t("Input should be a valid array"),
+        **dict.fromkeys(("dict_type", "model_type", "dataclass_type"), t("Input should be an object")),
         "literal_error": t("Input should be {expected}", expected=expected),
         "greater_than": t("Input should be greater than {limit}", limit=told.get("gt")),
         "greater_than_equal": t("Input should be greater than or equal to {limit}", limit=told.get("ge")),

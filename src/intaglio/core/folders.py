@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 
 def cache_folder(kind: str) -> Path:
@@ -14,3 +18,21 @@ def cache_folder(kind: str) -> Path:
     from platformdirs import user_cache_path
 
     return user_cache_path("intaglio") / kind
+
+
+def remembered(path: Path) -> dict[str, Any]:
+    """What ``remember`` wrote there; empty where nothing can be read."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def remember(path: Path, values: Mapping[str, Any]) -> None:
+    """Whole or not at all; failing to write it costs time only."""
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temp = path.with_suffix(f".{os.getpid()}")
+        temp.write_text(json.dumps(values), "utf-8")
+        temp.replace(path)

@@ -25,6 +25,7 @@ EXTRA_OF = {  # import name of an optional dependency -> (pip name, extra that b
     "torch": ("torch", "train"),
     "safetensors": ("safetensors", "train"),
     "tokenizers": ("tokenizers", "train"),
+    "gguf": ("gguf", "gguf"),
     "numpy": ("numpy", "train"),
     "PIL": ("pillow", "media"),
     "sklearn": ("scikit-learn", "knowledge"),

@@ -7,14 +7,18 @@ import json
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
+from pydantic import Field
 from torch import nn
 
-from intaglio.core.errors import MissingExtra
+from intaglio.core.errors import MissingExtra, UserError
+from intaglio.core.i18n import t
+from intaglio.models._checkpoint import said
+from intaglio.models._facts import Facts
 from intaglio.models._given import Base
-from intaglio.nn.checkpoint import write_atomic
+from intaglio.nn.checkpoint import load_tensors, write_atomic
 
 
 class Trainable(nn.Module):
@@ -64,6 +68,38 @@ def with_adapter(model: Any, *, rank: int, alpha: float, seed: int) -> Any:
     with torch.random.fork_rng(devices=[]), quiet():
         torch.manual_seed(seed)
         return peft_package().get_peft_model(model, settings)
+
+
+class AdapterConfig(Facts):
+    """``adapter_config.json``, as far as it decides what is computed; its names are PEFT's."""
+
+    peft_type: Literal["LORA"]
+    r: Annotated[int, Field(ge=1, le=1_024)]
+    lora_alpha: Annotated[float, Field(gt=0.0, le=4_096.0)]
+    lora_dropout: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    target_modules: tuple[str, ...]
+    fan_in_fan_out: bool = False
+    use_rslora: bool = False
+    use_dora: Literal[False] = False
+    bias: Literal["none"] = "none"
+
+
+def merged(model: Any, folder: Path) -> Any:
+    """The model with the adapter in ``folder`` worked into its weights. Errors: UserError where PEFT cannot do it."""
+    peft = peft_package()
+    try:
+        with quiet():
+            adapted = peft.PeftModel.from_pretrained(model, folder)
+            taken = peft.get_peft_model_state_dict(adapted, save_embedding_layers=False)  # "auto" asks the hub
+            if left := sorted(load_tensors(folder / "adapter_model.safetensors")[0].keys() - taken.keys()):
+                raise ValueError(f"{len(left)} tensors have no place in it, such as {left[0]}")
+            return adapted.merge_and_unload()
+    except Exception as error:  # whatever PEFT raises at settings that are not looked at here
+        raise UserError(
+            t("the adapter cannot be worked into its model: {error}", error=said(error)),
+            where=f"{folder.name}/adapter_config.json",
+            fix=t("put back the file as it was written, or train the model again: intaglio run"),
+        ) from error
 
 
 def settle(path: Path, base: Base) -> None:

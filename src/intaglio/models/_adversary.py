@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
+from intaglio.models._facts import Depth, Side, Width, one_of
 from intaglio.nn import gan, measures
 from intaglio.nn.augment import Kinds, augment, held_sign, pair_sign
 from intaglio.nn.optim import Muon, adamw
@@ -35,12 +37,12 @@ UNITS = 256  # held-out pictures each evaluation goes by
 class Shape:
     """What the networks look like; kept in ``config.json`` of a checkpoint. conditions: K, 0 where nothing is told."""
 
-    size_px: int
-    channels: int
-    width: int
-    latents: int
-    conditions: int
-    blocks: int
+    size_px: Side
+    channels: Annotated[int, one_of(1, 3)]
+    width: Width
+    latents: Width
+    conditions: Annotated[int, Field(ge=0, le=1_000)]
+    blocks: Depth
 
 
 class Adversaries(nn.Module):

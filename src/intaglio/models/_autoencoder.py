@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
+from intaglio.models._facts import Depth, Side, Width, one_of
 from intaglio.models._feed import floats
 from intaglio.nn import likelihoods, vision
 
@@ -30,14 +32,14 @@ class Shape:
     likelihood: ``gaussian``, ``bernoulli`` or ``logistic``. down: a map's side is ``size_px / down``.
     """
 
-    net: str
-    size_px: int
-    channels: int
-    width: int
-    latents: int
-    blocks: int
-    likelihood: str
-    down: int = 4
+    net: Annotated[str, one_of("conv", "mlp", "map")]
+    size_px: Side
+    channels: Annotated[int, one_of(1, 3)]
+    width: Width
+    latents: Annotated[int, Field(ge=1, le=2**20)]
+    blocks: Depth
+    likelihood: Annotated[str, one_of("gaussian", "bernoulli", "logistic")]
+    down: Annotated[int, one_of(4, 8)] = 4
 
     @property
     def code(self) -> tuple[int, int, int]:

@@ -9,12 +9,13 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from intaglio.core.contracts import Context, Item, Sampling
@@ -23,7 +24,8 @@ from intaglio.core.i18n import t
 from intaglio.media import image as images
 from intaglio.models import _conditions
 from intaglio.models import _quantized as vq
-from intaglio.models._checkpoint import read, reading, write
+from intaglio.models._checkpoint import filled, read, reading, write
+from intaglio.models._facts import Depth, Facts, Measured, Published, Side, Width, equal
 from intaglio.models._pictures import Shard
 from intaglio.nn import transformer
 from intaglio.nn.checkpoint import write_atomic
@@ -32,8 +34,7 @@ from intaglio.nn.device import machine
 from intaglio.nn.order import derive
 from intaglio.nn.sampling import filtered
 
-FILES = ("model.safetensors", "config.json")
-AT_ONCE = 16  # pictures are written sixteen at a time, always sixteen, so that none depends on how many are asked for
+AT_ONCE = 32  # pictures written together, always so many, so that none depends on how many are asked for
 PSEUDO = 20.0  # pictures that a place's frequencies are worth less than its own counts: those of all places together
 
 
@@ -44,14 +45,14 @@ class Shape:
     classes: labels it may be told, 1 where it is told none. layers, width, heads, hidden: of the transformer.
     """
 
-    codebook: int
-    rows: int
-    columns: int
-    classes: int
-    layers: int
-    width: int
-    heads: int
-    hidden: int
+    codebook: Width
+    rows: Side
+    columns: Side
+    classes: Width
+    layers: Depth
+    width: Width
+    heads: Width
+    hidden: Width
 
     @property
     def places(self) -> int:
@@ -68,6 +69,24 @@ class Shape:
             hidden=self.hidden,
             context=max(2, self.places),
         )
+
+
+class _Sampling(Facts):
+    temperature: Annotated[float, Field(gt=0.0, le=10.0)]
+    top_k: Annotated[int, Field(ge=0, le=65_536)]
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)]
+
+
+class _Facts(Measured):
+    shape: Shape
+    conditions: _conditions.ConditionFacts
+    sampling: _Sampling
+    publish_px: Published
+
+    @model_validator(mode="after")
+    def _of_one_network(self) -> Self:
+        equal({"shape.classes": self.shape.classes}, {"conditions": max(1, self.conditions.dims)})
+        return self
 
 
 class CodeModel(nn.Module):
@@ -186,9 +205,8 @@ def write_checkpoint(folder: Path, model: CodeModel, facts: Mapping[str, Any], t
 def read_checkpoint(folder: Path, device: str) -> tuple[CodeModel, dict[str, Any]]:
     """Network and ``config.json``. Errors: UserError where the folder holds no checkpoint of codes."""
     with reading(folder, "codes"):
-        tensors, facts = read(folder, "codes", device)
-        model = CodeModel(Shape(**facts["shape"]))
-        model.load_state_dict(tensors)
+        tensors, facts = read(folder, "codes", _Facts, device)
+        model = filled(lambda: CodeModel(Shape(**facts["shape"])), tensors)
     return model.to(device).eval(), facts
 
 

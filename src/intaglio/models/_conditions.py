@@ -13,15 +13,17 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from intaglio.core.contracts import Context, Dataset, Item
 from intaglio.core.errors import UserError
 from intaglio.core.i18n import t
+from intaglio.models._facts import Facts, one_of
 from intaglio.models._pictures import Shard
 from intaglio.nn.order import derive
 
@@ -63,6 +65,26 @@ class Conditions:
         """The name that ``seed`` stands for, as often as it came in training."""
         place = derive(seed, "condition") / 2**63 * sum(self.shares)
         return self.names[min(int(np.searchsorted(np.cumsum(self.shares), place, side="right")), len(self.names) - 1)]
+
+
+class ConditionFacts(Facts):
+    """``Conditions`` as they stand in ``config.json``."""
+
+    kind: Annotated[str, one_of("none", "label", "text")]
+    names: tuple[str, ...]
+    shares: tuple[Annotated[float, Field(ge=0.0, le=1.0)], ...]
+
+    @model_validator(mode="after")
+    def _as_many(self) -> Self:
+        if len(self.names) != len(self.shares) or bool(self.names) != (self.kind != "none"):
+            told: dict[str, Any] = {"kind": self.kind, "names": len(self.names), "shares": len(self.shares)}
+            raise ValueError(t("a condition of kind {kind} with {names} names and {shares} shares", **told))
+        return self
+
+    @property
+    def dims(self) -> int:
+        """K."""
+        return Conditions(self.kind, self.names).dims
 
 
 class Told:
@@ -172,7 +194,5 @@ def stored(conditions: Conditions) -> Mapping[str, Any]:
 
 
 def restored(facts: Mapping[str, Any]) -> Conditions:
-    """From what ``stored`` gave. Errors: ValueError for a kind there is none of, and as they come."""
-    if facts["kind"] not in ("none", "label", "text"):
-        raise ValueError(f"condition is {facts['kind']}")
+    """From what ``stored`` gave."""
     return Conditions(str(facts["kind"]), tuple(facts["names"]), tuple(facts["shares"]))

@@ -17,6 +17,7 @@ from intaglio.core.contracts import Context, Estimate, Machine
 from intaglio.core.i18n import t
 from intaglio.models._feed import ALL, LOOKED_AT
 from intaglio.nn.compiling import Loss, Step, step_of
+from intaglio.nn.decoder import SLOTS
 from intaglio.nn.device import cpu_multiplies_bf16
 from intaglio.nn.optim import rows_together
 
@@ -26,6 +27,7 @@ PER_STEP_GPU, OF_A_GPU = 4e-3, 0.35  # a recorded step of a GPT on an H100; how 
 EVALUATIONS = 20
 START = 1.5  # seconds until the first step, imports included, and between the last and the end
 NEWTON_SCHULZ = 4  # steps of Muon, see nn/optim.py
+A_LAYER = 1e-3  # seconds of a layer of a transformer by itself, of one token of sequences written side by side
 
 
 def steps_seconds(machine: Machine, *, flops: float, steps: float, reached: float, per_step: float) -> float:
@@ -35,6 +37,11 @@ def steps_seconds(machine: Machine, *, flops: float, steps: float, reached: floa
     if machine.device != "cpu":
         rate, per_step = OF_A_GPU * rate, PER_STEP_GPU if per_step else 0.0
     return steps * (flops / rate + per_step)
+
+
+def writing_seconds(machine: Machine, *, steps: float, layers: int, a_token: float) -> float:
+    """``steps`` tokens one after the other, of ``SLOTS`` sequences side by side; a_token: operations of one."""
+    return steps * (layers * A_LAYER + SLOTS * a_token / max(0.8e9 * machine.gflops, 1e-9))
 
 
 def nominal(device: str, threads: int) -> Machine:

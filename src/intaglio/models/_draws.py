@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
 import torch
 from PIL import Image
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from intaglio.core.contracts import Context, Item
@@ -20,23 +21,31 @@ from intaglio.core.i18n import t
 from intaglio.media import image as images
 from intaglio.models import _adversary as game
 from intaglio.models import _conditions
-from intaglio.models._checkpoint import read, reading
-from intaglio.models._pictures import Form
+from intaglio.models._checkpoint import export, filled, read, reading
+from intaglio.models._facts import equal
+from intaglio.models._pictures import Form, PictureFacts
 from intaglio.nn import gan
-from intaglio.nn.checkpoint import write_atomic
 from intaglio.nn.device import machine
 from intaglio.nn.order import derive
 
-FILES = ("model.safetensors", "config.json")
+
+class _Facts(PictureFacts):
+    shape: game.Shape
+    conditions: _conditions.ConditionFacts
+    truncation: Annotated[float, Field(gt=0.0, le=2.0)]
+
+    @model_validator(mode="after")
+    def _of_one_network(self) -> Self:
+        self.same_form(self.shape.size_px, self.shape.channels)
+        equal({"shape.conditions": self.shape.conditions}, {"conditions": self.conditions.dims})
+        return self
 
 
 def read_checkpoint(folder: Path, device: str) -> tuple[gan.Generator, dict[str, Any]]:
     """The generator and ``config.json``. Errors: UserError where the folder holds no gan checkpoint."""
     with reading(folder, "gan"):
-        tensors, facts = read(folder, "gan", device)
-        model = gan.Generator(**facts["shape"])
-        model.load_state_dict(tensors)
-        _conditions.restored(facts["conditions"])
+        tensors, facts = read(folder, "gan", _Facts, device)
+        model = filled(lambda: gan.Generator(**facts["shape"]), tensors)
     return model.to(device).eval(), facts
 
 
@@ -161,18 +170,10 @@ README = """# A generator made by Intaglio
 
 The layers are those of `Generator` in `intaglio/nn/gan.py`. No other library has this network. The critic it was
 trained with is not kept. The weights inherit the licence of the pictures they learned from.
-
-{figures}
 """
 
 
 def export_folder(folder: Path, to: Path) -> list[Path]:
     """Copy the checkpoint with a page that says how to read it; returns the files."""
     _, facts = read_checkpoint(folder, "cpu")
-    to.mkdir(parents=True, exist_ok=True)
-    for name in FILES:
-        write_atomic(to / name, (folder / name).read_bytes())
-    figures = "\n".join(f"- {name}: {value}" for name, value in sorted(facts["metrics"].items()))
-    page = README.format(latents=facts["shape"]["latents"], figures=figures)
-    write_atomic(to / "README.md", page.encode())
-    return [to / name for name in (*FILES, "README.md")]
+    return export(folder, to, facts, page=README.format(latents=facts["shape"]["latents"]))

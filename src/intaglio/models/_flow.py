@@ -9,16 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from intaglio.core.contracts import Context
 from intaglio.models import _conditions
-from intaglio.models._checkpoint import read, reading, write
-from intaglio.models._pictures import Shard
+from intaglio.models._checkpoint import filled, read, reading, write
+from intaglio.models._facts import Depth, Side, Steps, Width, equal, one_of
+from intaglio.models._pictures import PictureFacts, Shard
 from intaglio.models._prints import Prints
 from intaglio.nn import flow
 from intaglio.nn.device import autocast, fast_dtype
@@ -38,17 +40,34 @@ class Shape:
     taken as one place. condition: numbers a condition has.
     """
 
-    net: str
-    size_px: int
-    channels: int
-    width: int
-    blocks: int
-    patch: int
-    condition: int = 0
+    net: Annotated[str, one_of("unet", "dit")]
+    size_px: Side
+    channels: Width
+    width: Width
+    blocks: Depth
+    patch: Side
+    condition: Annotated[int, Field(ge=0, le=1_000)] = 0
 
     @property
     def dims(self) -> tuple[int, int, int]:
         return self.channels, self.size_px, self.size_px
+
+
+class _Facts(PictureFacts):
+    shape: Shape
+    conditions: _conditions.ConditionFacts
+    codes: bool
+    steps: Steps
+    sampler: Annotated[str, one_of("heun", "euler", "shortcut")]
+    guidance: Annotated[float, Field(ge=0.0, le=20.0)]
+    flip: bool = False
+
+    @model_validator(mode="after")
+    def _of_one_network(self) -> Self:
+        if not self.codes:
+            self.same_form(self.shape.size_px, self.shape.channels)
+        equal({"shape.condition": self.shape.condition}, {"conditions": self.conditions.dims})
+        return self
 
 
 class Velocity(nn.Module):
@@ -164,9 +183,8 @@ def write_checkpoint(folder: Path, model: Velocity, facts: Mapping[str, Any], co
 def read_checkpoint(folder: Path, device: str) -> tuple[Velocity, dict[str, Any]]:
     """Network and ``config.json``. Errors: UserError where the folder holds no flow checkpoint."""
     with reading(folder, "flow"):
-        tensors, facts = read(folder, "flow", device)
-        model = Velocity(Shape(**facts["shape"]))
-        model.load_state_dict(tensors)
+        tensors, facts = read(folder, "flow", _Facts, device)
+        model = filled(lambda: Velocity(Shape(**facts["shape"])), tensors)
     return model.to(device).eval(), facts
 
 

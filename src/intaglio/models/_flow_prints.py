@@ -21,10 +21,10 @@ from intaglio.media import Unreadable
 from intaglio.media import image as images
 from intaglio.models import _conditions
 from intaglio.models import _flow as fn
+from intaglio.models._checkpoint import export
 from intaglio.models._pictures import Form, decoded
 from intaglio.models._prints import Prints
 from intaglio.nn import flow
-from intaglio.nn.checkpoint import write_atomic
 from intaglio.nn.device import machine
 from intaglio.nn.order import derive
 
@@ -356,24 +356,12 @@ span = later - time where the checkpoint learned shortcuts (`sampler`). At time 
 The layers are those of `intaglio/nn/{net}.py`. Conditions of kind `label` are one-hot in the order of `names`; of kind
 `text` they are hashed n-grams as in `intaglio/models/_conditions.py`, brought to length 1. No other library has this
 network. The weights inherit the licence of the pictures they learned from.
-
-{figures}
 """
 
 
 def export_folder(folder: Path, to: Path) -> list[Path]:
     """Copy the checkpoint with a page that says how to read it; returns the files."""
     _, facts = fn.read_checkpoint(folder, "cpu")
-    names = ["model.safetensors", "config.json"]
-    if facts["codes"]:
-        names += [f"codes/{name}" for name in ("model.safetensors", "config.json")]
-    to.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        write_atomic(to / name, (folder / name).read_bytes())
-    what = "a picture in [-1, 1]"
-    if facts["codes"]:
-        what = "a map of codes that the vae in `codes/` decodes, standardized"
-    figures = "\n".join(f"- {name}: {value}" for name, value in sorted(facts["metrics"].items()))
-    page = README.format(what=what, net=facts["shape"]["net"], figures=figures)
-    write_atomic(to / "README.md", page.encode())
-    return [to / name for name in (*names, "README.md")]
+    codes = "a map of codes that the vae in `codes/` decodes, standardized"
+    page = README.format(what=codes if facts["codes"] else "a picture in [-1, 1]", net=facts["shape"]["net"])
+    return export(folder, to, facts, page=page, parts=["codes"] if facts["codes"] else [])

@@ -14,6 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from intaglio.core.registry import import_or_explain
+from intaglio.models._facts import checked
+from intaglio.models._qwen import QwenConfig
 from intaglio.models._tokenizers import END, TextTokenizer
 from intaglio.nn.checkpoint import load_tensors
 
@@ -24,11 +27,10 @@ _NEVER = "\u2603 \u2603"  # a merge of what is no byte's stand-in: llama.cpp wan
 def write_gguf(folder: Path, to: Path, *, name: str = "gpt") -> Path:
     """Write the checkpoint in ``folder`` (Qwen3 layout, ours) as the file ``to``; the same weights give the same bytes.
 
-    Errors: ImportError where the package gguf is missing.
+    Errors: MissingExtra where the package gguf is missing; UserError for a config that is not as it was written.
     """
-    import gguf
-
-    config = json.loads((folder / "config.json").read_text("utf-8"))
+    gguf = import_or_explain("gguf", "model.gguf")
+    config = checked(folder / "config.json", QwenConfig)
     tokenizer = TextTokenizer.load(folder)
     writer = gguf.GGUFWriter(to, "qwen3")
     _describe(writer, config, name)

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -20,12 +20,29 @@ from intaglio.core.errors import MissingExtra, UserError
 from intaglio.core.hashing import digest, sha256_file
 from intaglio.core.i18n import t
 from intaglio.models._checkpoint import said
+from intaglio.models._facts import Facts, Measured, Tokens
 from intaglio.nn.checkpoint import Pickled, read_meta
 
 READ = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "*.txt")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.msgpack", "*.h5")
 COPIED_BELOW = 2_000_000_000  # bytes: a base in the project up to here is copied into the checkpoint
 PROJECT_FILE = "intaglio.toml"
+
+
+class _BaseFacts(Facts):
+    name: str
+    revision: str
+    files: dict[str, str] = {}
+
+
+class Tuned(Measured):
+    """``intaglio.json`` of a fine-tuned model."""
+
+    component: Literal["models/finetune"]
+    base: _BaseFacts
+    context_tokens: Tokens
+    usual_tokens: Tokens
+    chat: bool
 
 
 @dataclass(frozen=True)
@@ -233,7 +250,25 @@ def open_model(folder: Path, *, device: str, dtype: torch.dtype, where: str = ""
             where=where,
             fix=t("take the config.json that came with these weights"),
         )
-    return model.to(device).eval()
+    model = model.to(device).eval()
+    _ask(model, where)
+    return model
+
+
+@torch.inference_mode()
+def _ask(model: Any, where: str) -> None:
+    """Two tokens, to see that it answers. Errors: UserError where it fails, or what it says is no number."""
+    try:
+        silent = bool(model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=model.device)).logits.isnan().any())
+    except Exception as error:  # as above
+        raise UserError(
+            t("the model cannot be asked for a next token: {error}", error=said(error)),
+            where=where,
+            fix=t("take the config.json that came with these weights"),
+        ) from error
+    if silent:
+        what = t("what the model answers is no number")
+        raise UserError(what, where=where, fix=t("take the config.json that came with these weights"))
 
 
 def _homeless(model: Any, left: Sequence[str]) -> list[str]:

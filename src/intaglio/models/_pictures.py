@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from intaglio.core.errors import UserError
 from intaglio.core.i18n import t
 from intaglio.media import Unreadable
 from intaglio.media import image as images
+from intaglio.models._facts import Measured, Published, Side, equal, one_of
 from intaglio.nn.checkpoint import write_atomic
 
 In = TypeVar("In")
@@ -35,15 +36,27 @@ _BACKGROUNDS = {"white": (255, 255, 255), "black": (0, 0, 0)}
 class Form:
     """How every picture is brought to one size: side, channels (1 grey, 3 colour), and what becomes of the rest."""
 
-    size_px: int
-    channels: int
-    fit: str = "cover"
-    background: str = "white"
+    size_px: Side
+    channels: Annotated[int, one_of(1, 3)]
+    fit: Annotated[str, one_of("cover", "contain")] = "cover"
+    background: Annotated[str, one_of(*_BACKGROUNDS)] = "white"
 
     def array(self, path: Path | bytes) -> np.ndarray[Any, Any]:
         """The picture as uint8 [H, W, C]. Errors: Unreadable."""
         mode = "L" if self.channels == 1 else "RGB"
         return images.to_array(path, self.size_px, mode=mode, fit=self.fit, background=_BACKGROUNDS[self.background])
+
+
+class PictureFacts(Measured):
+    """What a checkpoint of a family that makes pictures or films says of itself, whichever it is."""
+
+    form: Form
+    publish_px: Published
+
+    def same_form(self, size_px: int, channels: int) -> None:
+        """Errors: ValueError where a network that makes the pictures by itself makes others than ``form`` says."""
+        said = {"form.size_px": self.form.size_px, "form.channels": self.form.channels}
+        equal(said, {"shape.size_px": size_px, "shape.channels": channels})
 
 
 @dataclass(frozen=True)

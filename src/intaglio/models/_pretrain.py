@@ -24,12 +24,14 @@ from intaglio.core.errors import StepFailed
 from intaglio.core.i18n import t
 from intaglio.models._checkpoint import readable
 from intaglio.models._corpus import Corpus, texts_of
+from intaglio.models._cost import START, steps_seconds, writing_seconds
+from intaglio.models._memory import SAMPLE_TOKENS, SAMPLES
 from intaglio.models._room import check_room
 from intaglio.models._tokenizers import TextTokenizer
 from intaglio.models._writer import Writer
 from intaglio.nn import heap, parallel
 from intaglio.nn.checkpoint import load_tensors, save_tensors, write_atomic
-from intaglio.nn.decoder import cache_bytes, slots_of
+from intaglio.nn.decoder import SLOTS, cache_bytes, slots_of
 from intaglio.nn.device import fast_dtype
 from intaglio.nn.graphs import recorded_on_gpu
 from intaglio.nn.loop import Diverged, Plan, Trained, patience, train
@@ -42,6 +44,8 @@ MAX_PASSES, IN_ALL_KEYS = 8, 60  # over the training text; more only learns it b
 DECAY, MOST_DECAY = 1 / 32, 1.0  # of Muon's weights, where there are as many as tokens: few texts want much of it
 MIN_STEPS = 40
 MICRO_TOKENS = 4_096  # of one pass through the net, at most, on a CPU
+REACHED = {"tiny": 0.3, "small": 0.4, "base": 0.5}  # share of the machine's products, from runs on 2 cores
+SCORED = 512  # texts whose likelihood is asked for at the end
 
 
 class Wanted(Protocol):
@@ -130,14 +134,21 @@ def decide(
 
 
 def estimate_of(
-    config: Wanted, machine: Machine, *, tokens: int, vocab: int, documents: int, keys: int = 1
+    config: Wanted, machine: Machine, *, tokens: int, vocab: int, documents: int, keys: int = 1, drawn: float = 0.0
 ) -> Estimate:
-    """Seconds from the multiplications to be done, bytes from weights, optimizer and activations."""
+    """Seconds from the multiplications to be done, bytes from weights, optimizer and activations.
+
+    drawn: tokens that are written one after the other, of texts side by side, besides those of the report of memory.
+    """
     run = decide(config, vocab=vocab, tokens=tokens, documents=documents, keys=keys)
-    useful = efficiency(config.size) * (machine.bf16_gflops or machine.gflops) * 1e9
-    flops = 3.2 * run.shape.flops_per_token() * run.tokens_per_step * run.steps
-    reading = tokens / 3e6 + 4
-    return Estimate(seconds=flops / useful + reading, bytes=bytes_of(run, machine.device))
+    a_token, reached = run.shape.flops_per_token(), REACHED[config.size]
+    flops = 3.2 * a_token * run.tokens_per_step
+    seconds = steps_seconds(machine, flops=flops, steps=run.steps, reached=reached, per_step=0.002)
+    scored = min(tokens, SCORED * tokens // documents) + run.steps * run.tokens_per_step // 12
+    seconds += steps_seconds(machine, flops=a_token * scored, steps=1, reached=reached, per_step=0)
+    drawn += min(SAMPLE_TOKENS, max(32, 2 * tokens // documents)) * SAMPLES / SLOTS
+    seconds += writing_seconds(machine, steps=drawn, layers=run.shape.layers, a_token=a_token)
+    return Estimate(START + tokens / 3e6 + seconds, bytes_of(run, machine.device))
 
 
 def bytes_of(run: Run, device: str) -> int:
@@ -183,11 +194,6 @@ def read(folder: Path, *, device: str, threads: int) -> Writer:
         model = from_qwen3(config, load_tensors(folder / "model.safetensors")[0])
         tokenizer, usual = TextTokenizer.load(folder), int(facts["usual_tokens"])
     return Writer(model.to(device), tokenizer, device=device, threads=threads, usual_tokens=usual)
-
-
-def efficiency(size: str) -> float:
-    """Share of the machine's bfloat16 matmul speed that training reaches; from runs on 2 busy cores."""
-    return {"tiny": 0.4, "small": 0.45, "base": 0.5}[size]
 
 
 def say_what_is_thin(corpus: Corpus, run: Run, ctx: Context) -> None:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 import torch
 from PIL import Image
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from intaglio.core.contracts import Context, Item
@@ -21,25 +22,53 @@ from intaglio.media import Unreadable
 from intaglio.media import image as images
 from intaglio.models import _autoencoder as ae
 from intaglio.models import _density
-from intaglio.models._checkpoint import read, reading, write
+from intaglio.models._checkpoint import export, filled, read, reading, write
 from intaglio.models._density import Density
+from intaglio.models._facts import Spread, equal, one_of
 from intaglio.models._feed import floats
-from intaglio.models._pictures import Form, decoded
-from intaglio.nn.checkpoint import write_atomic
+from intaglio.models._pictures import Form, PictureFacts, decoded
 from intaglio.nn.device import machine
 
 AT_ONCE = 128  # pictures
-FILES = ("model.safetensors", "config.json")
+
+
+class _Facts(PictureFacts):
+    shape: ae.Shape
+    temperature: Spread
+    prior: Annotated[str, one_of("mixture", "normal")]
+    flip: bool = False
+    beta: Annotated[float, Field(ge=0.0, le=1_000.0)] = 1.0
+    free_bits: Annotated[float, Field(ge=0.0, le=10.0)] = 0.0
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        self.same_form(self.shape.size_px, self.shape.channels)
+        return self
 
 
 def read_checkpoint(folder: Path, device: str) -> tuple[ae.Autoencoder, Density, dict[str, Any]]:
     """Network, density of codes, and ``config.json``. Errors: UserError where the folder holds no vae checkpoint."""
     with reading(folder, "vae"):
-        tensors, facts = read(folder, "vae", device)
-        model = ae.Autoencoder(ae.Shape(**facts["shape"]))
-        model.load_state_dict({name: value for name, value in tensors.items() if not name.startswith("prior.")})
+        tensors, facts = read(folder, "vae", _Facts, device)
+        own = {name: value for name, value in tensors.items() if not name.startswith("prior.")}
+        model = filled(lambda: ae.Autoencoder(ae.Shape(**facts["shape"])), own)
         prior = _density.of({name: value.cpu() for name, value in tensors.items() if name.startswith("prior.")})
     return model.to(device).eval(), prior, facts
+
+
+def codes_of(
+    folder: Path, facts: Mapping[str, Any], dims: Sequence[int], *, device: str, threads: int
+) -> Prints | None:
+    """The vae below ``codes/`` over whose maps a checkpoint learned; None where its facts name none.
+
+    dims: channels, height and width of what it makes. Errors: UserError; ValueError where the vae makes others.
+    """
+    if not facts["codes"]:
+        return None
+    codes = Prints(*read_checkpoint(folder / "codes", device), threads=threads)
+    theirs = {"form of codes/": codes.form, "shape of codes/": tuple(codes.map_shape)}
+    equal({"form": Form(**facts["form"]), "shape": tuple(dims)}, theirs)
+    return codes
 
 
 def write_checkpoint(folder: Path, model: ae.Autoencoder, prior: Density, facts: Mapping[str, Any]) -> None:
@@ -218,17 +247,10 @@ README = """# A variational autoencoder made by Intaglio
 The layers are those of `intaglio/nn/vision.py` ({net}); PyTorch's `nn.Sequential` names them by number. No other
 library has this network: pythae loads pickled weights, and diffusers' `AutoencoderKL` has other layers. The weights
 inherit the licence of the pictures they learned from.
-
-{figures}
 """
 
 
 def export_folder(folder: Path, to: Path) -> list[Path]:
     """Copy the checkpoint with a page that says how to read it; returns the files."""
     _, _, facts = read_checkpoint(folder, "cpu")
-    to.mkdir(parents=True, exist_ok=True)
-    for name in FILES:
-        write_atomic(to / name, (folder / name).read_bytes())
-    figures = "\n".join(f"- {name}: {value}" for name, value in sorted(facts["metrics"].items()))
-    write_atomic(to / "README.md", README.format(net=facts["shape"]["net"], figures=figures).encode())
-    return [to / name for name in (*FILES, "README.md")]
+    return export(folder, to, facts, page=README.format(net=facts["shape"]["net"]))

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 import torch
 from PIL import Image
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from intaglio.core.contracts import Context, Item
@@ -20,14 +21,14 @@ from intaglio.core.errors import UserError
 from intaglio.core.i18n import t
 from intaglio.media import Unreadable
 from intaglio.media import image as images
-from intaglio.models._checkpoint import read, reading, write
+from intaglio.models._checkpoint import filled, read, reading, write
+from intaglio.models._facts import Depth, Side, Width, one_of
 from intaglio.models._feed import floats
-from intaglio.models._pictures import Form, decoded
+from intaglio.models._pictures import Form, PictureFacts, decoded
 from intaglio.nn import vision
 from intaglio.nn.device import machine
 from intaglio.nn.quantize import Codebook, Quantized
 
-FILES = ("model.safetensors", "config.json")
 AT_ONCE = 128
 
 
@@ -38,13 +39,13 @@ class Shape:
     down: the side of a map of codes is ``size_px / down``. width, blocks: of the convolutions.
     """
 
-    size_px: int
-    channels: int
-    width: int
-    blocks: int
-    down: int
-    dims: int
-    codebook: int
+    size_px: Side
+    channels: Annotated[int, one_of(1, 3)]
+    width: Width
+    blocks: Depth
+    down: Annotated[int, one_of(4, 8)]
+    dims: Width
+    codebook: Width
 
     @property
     def pixels(self) -> tuple[int, int, int]:
@@ -53,6 +54,15 @@ class Shape:
     @property
     def code(self) -> tuple[int, int]:
         return self.size_px // self.down, self.size_px // self.down
+
+
+class _Facts(PictureFacts):
+    shape: Shape
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        self.same_form(self.shape.size_px, self.shape.channels)
+        return self
 
 
 class Tokenizer(nn.Module):
@@ -106,9 +116,8 @@ class Tokenizer(nn.Module):
 def read_checkpoint(folder: Path, device: str) -> tuple[Tokenizer, dict[str, Any]]:
     """Network and ``config.json``. Errors: UserError where the folder holds no vq checkpoint."""
     with reading(folder, "vq"):
-        tensors, facts = read(folder, "vq", device)
-        model = Tokenizer(Shape(**facts["shape"]))
-        model.load_state_dict(tensors)
+        tensors, facts = read(folder, "vq", _Facts, device)
+        model = filled(lambda: Tokenizer(Shape(**facts["shape"])), tensors)
     return model.to(device).eval(), facts
 
 

@@ -12,30 +12,52 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from intaglio.core.contracts import Context, Item
 from intaglio.core.errors import UserError
 from intaglio.core.i18n import t
 from intaglio.media import Unreadable, audio
-from intaglio.models._checkpoint import read, reading
+from intaglio.models._checkpoint import export, filled, read, reading
 from intaglio.models._density import Mixture
+from intaglio.models._facts import Depth, Facts, Measured, Spread, Width, equal
 from intaglio.models._sounds import PEAK, Sounds, path_of
 from intaglio.nn import pitch
 from intaglio.nn import sound as nets
-from intaglio.nn.checkpoint import write_atomic
 from intaglio.nn.device import machine
 from intaglio.nn.order import derive
 
-FILES = ("model.safetensors", "config.json")
 MOST_WINDOWS, MOST_DIRECTIONS, MOST_KINDS = 2_048, 32, 16
 GRID = torch.linspace(-3.0, 4.0, 841)  # octaves above 220 Hz, 10 cents apart
 CHUNK_SECONDS = 20.0
+
+
+class _Shape(Facts):
+    """As ``nets.SoundShape``, which knows nothing of files."""
+
+    rate_hz: Annotated[int, Field(ge=1_000, le=192_000)]
+    width: Width
+    latents: Width
+    harmonics: Width = 64
+    blocks: Depth = 2
+
+
+class _Facts(Measured):
+    shape: _Shape
+    rate_hz: int
+    size: Annotated[int, Field(ge=nets.HOP, le=2**22, multiple_of=nets.HOP)]
+    temperature: Spread
+
+    @model_validator(mode="after")
+    def _of_one_network(self) -> Self:
+        equal({"rate_hz": self.rate_hz}, {"shape.rate_hz": self.shape.rate_hz})
+        return self
 
 
 @dataclass(frozen=True)
@@ -140,22 +162,41 @@ def network(shape: nets.SoundShape) -> nets.SoundNet:
 def read_checkpoint(folder: Path, device: str) -> tuple[nets.SoundNet, Mixture, Codes, dict[str, Any]]:
     """Network, density, directions and ``config.json``. Errors: UserError where the folder holds no such checkpoint."""
     with reading(folder, "sound"):
-        tensors, facts = read(folder, "sound", device)
-        model = network(nets.SoundShape(**facts["shape"]))
+        tensors, facts = read(folder, "sound", _Facts, device)
         own = {name: value for name, value in tensors.items() if not name.startswith(("prior.", "codes."))}
-        model.load_state_dict(own)
+        model = filled(lambda: network(nets.SoundShape(**facts["shape"])), own)
         stored = [tensors[f"codes.{each}"].cpu() for each in ("mean", "directions", "moved")]
+        frames = stored[1].shape[1] // (model.shape.latents + 2)
+        equal({"size": facts["size"]}, {"codes.directions": frames * nets.HOP})
         codes = Codes(torch.empty(0), *stored)
         prior = Mixture.of({name: value.cpu() for name, value in tensors.items() if name.startswith("prior.")})
     return model.to(device).eval(), prior, codes, facts
 
 
+README = """# A model of sounds made by Intaglio
+
+`model.safetensors` holds all weights in float32; `config.json` says the shape. A frame is 256 samples.
+
+- `down.*`: the logarithms of 40 mel bands, four times a frame, and below them the tone (octaves above 220 Hz, and how
+  strong the pitch is), (B, 162, L), to 2 * latents numbers a frame: first the means of the posterior, then its
+  log-variances.
+- `up.*`: codes and tone, (B, latents + 2, L), to the logarithms of levels, four times a frame: of `harmonics`
+  oscillators at multiples of the pitch, then of 129 bands of noise, times `spread_N`.
+- `codes.mean` (D L), `codes.directions` (C, D L): a trajectory of `size` samples is `mean` + point @ `directions`, as
+  D = latents + 2 rows of L frames, the tone last. `codes.moved`: to which octave a drawn pitch is moved, from 3 octaves
+  below 220 Hz to 4 above, 10 cents apart.
+- `prior.weights` (K), `prior.means` (K, C), `prior.factors` (K, C, C, lower Cholesky): what points are drawn from, at
+  `temperature` times their distance from the mean.
+
+The layers are those of `SoundNet` in `intaglio/nn/sound.py`. No other library has this network. The weights inherit the
+licence of the recordings they learned from.
+"""
+
+
 def export_folder(folder: Path, to: Path) -> list[Path]:
-    """The checkpoint's two files, copied."""
-    to.mkdir(parents=True, exist_ok=True)
-    for name in FILES:
-        write_atomic(to / name, (folder / name).read_bytes())
-    return [to / name for name in FILES]
+    """Copy the checkpoint with a page that says how to read it; returns the files."""
+    *_, facts = read_checkpoint(folder, "cpu")
+    return export(folder, to, facts, page=README)
 
 
 class Timbre:

@@ -8,15 +8,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from intaglio.core.contracts import Context
-from intaglio.models._checkpoint import read, reading, write
+from intaglio.models._checkpoint import filled, read, reading, write
+from intaglio.models._facts import Depth, Side, Steps, Width
 from intaglio.models._flow import IN_MEMORY_BYTES, pixels_to_x
+from intaglio.models._pictures import PictureFacts
 from intaglio.models._prints import Prints
 from intaglio.models._video_films import Films
 from intaglio.nn import flow
@@ -34,17 +37,30 @@ class Shape:
     level and side. patch: side of the squares taken as one place. frames, loop: of a clip.
     """
 
-    size_px: int
-    channels: int
-    width: int
-    blocks: int
-    patch: int
-    frames: int
+    size_px: Side
+    channels: Width
+    width: Width
+    blocks: Depth
+    patch: Side
+    frames: Annotated[int, Field(ge=2, le=1_024)]
     loop: bool
 
     @property
     def dims(self) -> tuple[int, int, int, int]:
         return self.frames, self.channels, self.size_px, self.size_px
+
+
+class _Facts(PictureFacts):
+    shape: Shape
+    codes: bool
+    fps: Annotated[float, Field(gt=0.0, le=1_000.0)]
+    steps: Steps
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if not self.codes:
+            self.same_form(self.shape.size_px, self.shape.channels)
+        return self
 
 
 class Velocity(nn.Module):
@@ -202,7 +218,6 @@ def write_checkpoint(folder: Path, model: Velocity, facts: Mapping[str, Any], co
 def read_checkpoint(folder: Path, device: str) -> tuple[Velocity, dict[str, Any]]:
     """Network and ``config.json``. Errors: UserError where the folder holds no video checkpoint."""
     with reading(folder, "video"):
-        tensors, facts = read(folder, "video", device)
-        model = Velocity(Shape(**facts["shape"]))
-        model.load_state_dict(tensors)
+        tensors, facts = read(folder, "video", _Facts, device)
+        model = filled(lambda: Velocity(Shape(**facts["shape"])), tensors)
     return model.to(device).eval(), facts

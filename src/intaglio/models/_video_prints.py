@@ -20,12 +20,12 @@ from intaglio.core.i18n import t
 from intaglio.media import Unreadable
 from intaglio.media import video as films_
 from intaglio.models import _video as fn
+from intaglio.models._checkpoint import export
 from intaglio.models._flow import pixels_to_x, x_to_pixels
 from intaglio.models._pictures import Form, decoded
 from intaglio.models._prints import Prints
 from intaglio.models._video_films import path_of
 from intaglio.nn import flow
-from intaglio.nn.checkpoint import write_atomic
 from intaglio.nn.device import machine
 
 AT_ONCE = 4
@@ -172,22 +172,12 @@ sigmoid of its last channel) how much of that is to be seen in the place of its 
 
 The layers are those of `intaglio/nn/video.py`. No other library has this network. The weights inherit the licence of
 the films they learned from.
-
-{figures}
 """
 
 
 def export_folder(folder: Path, to: Path) -> list[Path]:
     """Copy the checkpoint with a page that says how to read it; returns the files."""
     _, facts = fn.read_checkpoint(folder, "cpu")
-    names = ["model.safetensors", "config.json"]
-    what = "frames in [-1, 1]"
-    if facts["codes"]:
-        names += [f"codes/{name}" for name in ("model.safetensors", "config.json")]
-        what = "a map of codes of each frame, standardized, that the vae in `codes/` decodes"
-    to.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        write_atomic(to / name, (folder / name).read_bytes())
-    figures = "\n".join(f"- {name}: {value}" for name, value in sorted(facts["metrics"].items()))
-    write_atomic(to / "README.md", README.format(what=what, figures=figures).encode())
-    return [to / name for name in (*names, "README.md")]
+    codes = "a map of codes of each frame, standardized, that the vae in `codes/` decodes"
+    page = README.format(what=codes if facts["codes"] else "frames in [-1, 1]")
+    return export(folder, to, facts, page=page, parts=["codes"] if facts["codes"] else [])

@@ -27,8 +27,9 @@ from intaglio.core.i18n import t
 from intaglio.models import _coded as coded
 from intaglio.models import _conditions
 from intaglio.models import _quantized as vq
-from intaglio.models._checkpoint import reading
-from intaglio.models._cost import START, steps_seconds
+from intaglio.models._checkpoint import export, reading
+from intaglio.models._cost import START, steps_seconds, writing_seconds
+from intaglio.models._facts import equal
 from intaglio.models._memory import DRAWN, of_pictures
 from intaglio.models._pictures import Shard, gather
 from intaglio.models._room import check_room
@@ -77,7 +78,6 @@ LOOKED_AT, ALL = 512, 4_096  # held-out pictures of each evaluation, and of the 
 AT_ONCE = 64
 EXPECTED = (256, 256)  # codes of a picture and of the codebook, before the vq is there to be asked
 REACHED = {"tiny": 0.28, "small": 0.35, "base": 0.45}  # share of the machine's bfloat16 products that training makes
-A_PLACE = 3e-5  # seconds a place of a picture takes by itself where 64 are drawn side by side
 
 
 class Component:
@@ -101,8 +101,8 @@ class Component:
         seconds = steps_seconds(machine, flops=3.2 * batch * work, steps=steps, reached=reached, per_step=0.006)
         looked = 20 * min(LOOKED_AT, items // 10 + 1) + 4 * min(ALL, items // 10 + 1)  # the last in float32
         seconds += steps_seconds(machine, flops=work, steps=looked, reached=reached, per_step=0)
-        places_drawn = (DRAWN + 5 * 16 + 48) * places  # one place after the other, many pictures side by side
-        seconds += places_drawn * (A_PLACE + work / places / max(0.1e9 * machine.gflops, 1e-9))
+        drawn = (-(-DRAWN // coded.AT_ONCE) + 5 + 2) * places  # previews and sheet besides
+        seconds += writing_seconds(machine, steps=drawn, layers=shape.layers, a_token=work / places)
         return Estimate(START + 0.002 * items + seconds, self._bytes(shape, items))
 
     def _bytes(self, shape: coded.Shape, items: int) -> int:
@@ -211,18 +211,14 @@ class Component:
         model, facts = coded.read_checkpoint(folder, device)
         with reading(folder, "codes"):
             tokenizer = vq.Codes(*vq.read_checkpoint(folder / "vq", device), threads=threads)
+            theirs = {"codebook of vq/": tokenizer.codebook_size, "map of vq/": tokenizer.code_shape}
+            equal({"codebook": model.shape.codebook, "map": (model.shape.rows, model.shape.columns)}, theirs)
             return coded.Coded(model, facts, tokenizer, threads=threads)
 
     def export(self, folder: Path, to: Path) -> list[Path]:
         """safetensors, ``config.json`` and a ``README.md`` that says how to read them, with the vq below ``vq/``."""
         _, facts = coded.read_checkpoint(folder, "cpu")
-        (to / "vq").mkdir(parents=True, exist_ok=True)
-        names = [*coded.FILES, *(f"vq/{name}" for name in vq.FILES)]
-        for name in names:
-            write_atomic(to / name, (folder / name).read_bytes())
-        figures = "\n".join(f"- {name}: {value}" for name, value in sorted(facts["metrics"].items()))
-        write_atomic(to / "README.md", README.format(figures=figures).encode())
-        return [to / name for name in (*names, "README.md")]
+        return export(folder, to, facts, page=README, parts=["vq"])
 
 
 class Session:
@@ -391,6 +387,4 @@ these are; its `config.json` says how pictures are made of them.
 - `log_frequency_LK`: added to the logits of the codes at each place.
 
 The weights inherit the licence of the pictures they learned from.
-
-{figures}
 """

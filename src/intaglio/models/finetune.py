@@ -9,6 +9,7 @@ Shapes:  B batch, T time, V vocabulary.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,10 +27,11 @@ from intaglio.core.contracts import Context, Dataset, Estimate, Machine, Samplin
 from intaglio.core.errors import StepFailed
 from intaglio.core.i18n import t
 from intaglio.models import _given
-from intaglio.models._adapter import Trainable, peft_package, quiet, settle, with_adapter
+from intaglio.models._adapter import AdapterConfig, Trainable, merged, peft_package, settle, with_adapter
 from intaglio.models._checkpoint import readable
 from intaglio.models._corpus import warn_of_sameness
 from intaglio.models._cost import START, steps_seconds
+from intaglio.models._facts import checked
 from intaglio.models._given import Base
 from intaglio.models._given_writer import GivenWriter, special_ids, token_nats
 from intaglio.models._ignored import warn_of_ignored
@@ -137,7 +139,7 @@ class Component:
     def estimate(self, size: Size, machine: Machine) -> Estimate:
         """Seconds and bytes for a model of the folder's size, or of 135 M parameters where the folder is not here."""
         given, dial = _given_size(Path(self.config.model or "") if self.config.model else None), SIZES[self.config.size]
-        tokens = max(1_000, (size.bytes or 2_000_000) // 4)
+        tokens = max(1_000.0, (size.bytes or 2_000_000) / _bytes_a_token(given.vocabulary))
         per_token = (4 if self.config.method == "lora" else 6) * given.parameters
         affordable = dial.flops / (per_token * dial.tokens)
         steps = self.config.steps or max(MIN_STEPS, min(affordable, dial.passes * tokens / dial.tokens))
@@ -193,22 +195,14 @@ class Component:
     def load(self, folder: Path, *, device: str, threads: int) -> GivenWriter:
         """The tuned model, its adapter merged. Errors: UserError where the base is missing or is another."""
         facts, model, tokenizer = _read(folder, device=device, config=self.config)
-        with readable():
-            return GivenWriter(
-                model,
-                tokenizer,
-                context=int(facts["context_tokens"]),
-                threads=threads,
-                usual_tokens=int(facts["usual_tokens"]),
-                chat=bool(facts["chat"]),
-            )
+        told = {"context": facts["context_tokens"], "usual_tokens": facts["usual_tokens"], "chat": facts["chat"]}
+        return GivenWriter(model, tokenizer, threads=threads, **told)
 
     def export(self, folder: Path, to: Path) -> list[Path]:
         """PEFT's adapter files, and in ``merged`` the model with the adapter worked in; of ``full``, the model."""
         to.mkdir(parents=True, exist_ok=True)
-        names = [
-            p.name for p in sorted(folder.iterdir()) if p.is_file() and p.name not in ("intaglio.json", "curve.csv")
-        ]
+        left = ("intaglio.json", "curve.csv", "MODEL_CARD.md", "DATA_CARD.md")  # cards come with what the run knows
+        names = [path.name for path in sorted(folder.iterdir()) if path.is_file() and path.name not in left]
         made = [Path(shutil.copyfile(folder / name, to / name)) for name in names]
         if (folder / "adapter_config.json").is_file():
             _, model, tokenizer = _read(folder, device="cpu", config=self.config)
@@ -430,6 +424,11 @@ class _Given:
     vocabulary: int = 49_152
 
 
+def _bytes_a_token(vocabulary: int) -> float:
+    """Of usual tokenizers: single bytes or characters up to some hundred tokens, 4 bytes from 32,000 tokens on."""
+    return max(1.0, min(4.5, math.log2(vocabulary) / 2 - 3.5))
+
+
 def _activations(tokens: int, given: _Given) -> int:
     """Bytes of what one update of so many tokens keeps for its gradients."""
     return tokens * (given.layers * given.width * 60 + given.vocabulary * 12)
@@ -463,13 +462,13 @@ def _precision(device: str, config: Config) -> torch.dtype:
 def _read(folder: Path, *, device: str, config: Config) -> tuple[dict[str, Any], Any, Any]:
     """Facts, model (its adapter merged) and tokenizer of a checkpoint. Errors: UserError where it cannot be read."""
     with readable():
-        facts = json.loads((folder / "intaglio.json").read_text("utf-8"))
+        facts = checked(folder / "intaglio.json", _given.Tuned)
         lora = (folder / "adapter_config.json").is_file()
         if lora:
             read_meta(folder / "adapter_model.safetensors")  # PEFT would say less of what is wrong
+            checked(folder / "adapter_config.json", AdapterConfig)
         held = _given.find_again(facts["base"], folder) if lora else folder
         model = _given.open_model(held, device=device, dtype=_precision(device, config))
         if lora:
-            with quiet():
-                model = peft_package().PeftModel.from_pretrained(model, folder).merge_and_unload()
+            model = merged(model, folder)
         return facts, model.eval(), _given.open_tokenizer(folder)

@@ -34,8 +34,7 @@ from intaglio.models._flow_figures import DRAWN, LEAST, figures
 from intaglio.models._flow_prints import Flow, export_folder
 from intaglio.models._ignored import warn_of_ignored
 from intaglio.models._pictures import Form, Shard, choose_side, gather, probe
-from intaglio.models._prints import Prints
-from intaglio.models._prints import read_checkpoint as read_vae
+from intaglio.models._prints import Prints, codes_of
 from intaglio.models._room import check_room
 from intaglio.nn import flow, heap, parallel
 from intaglio.nn.checkpoint import write_atomic
@@ -273,7 +272,7 @@ class Component:
         """The checkpoint, ready to draw, with the sampler, steps and guidance it was trained with."""
         model, facts = fn.read_checkpoint(folder, device)
         with reading(folder, "flow"):
-            codes = Prints(*read_vae(folder / "codes", device), threads=threads) if facts["codes"] else None
+            codes = codes_of(folder, facts, model.shape.dims, device=device, threads=threads)
             return Flow(model, facts, codes, threads=threads)
 
     def export(self, folder: Path, to: Path) -> list[Path]:

@@ -18,9 +18,8 @@ from intaglio.core.config import Names, Role, StepConfig
 from intaglio.core.contracts import Context, Dataset, Estimate, Machine, Size
 from intaglio.core.i18n import t
 from intaglio.models._corpus import prepare
-from intaglio.models._cost import START, steps_seconds
 from intaglio.models._gguf import write_gguf
-from intaglio.models._memory import SAMPLE_TOKENS, SAMPLES, WithCanaries, of_texts
+from intaglio.models._memory import WithCanaries, of_texts
 from intaglio.models._pretrain import (
     EXPORTED,
     SIZES,
@@ -36,10 +35,10 @@ from intaglio.models._pretrain import (
     train_on,
     windows,
 )
+from intaglio.models._qwen import Written, check
 from intaglio.models._start import SHARE, GoingOn, taken_over
 from intaglio.models._writer import Writer
 from intaglio.nn import heap
-from intaglio.nn.decoder import SLOTS
 from intaglio.nn.device import machine, peak_memory_bytes
 
 __all__ = ["EXPORTED", "SIZES", "TINY", "Component", "Config", "Run", "decide", "packed_nats", "windows"]
@@ -68,9 +67,10 @@ class Config(StepConfig):
 
 
 TINY: dict[str, Any] = {"size": "tiny", "context": 16, "steps": 4}
-REACHED = {"tiny": 0.3, "small": 0.4, "base": 0.5}  # share of the machine's products, from runs on 2 cores
-SCORED = 512  # texts whose likelihood is asked for at the end
-A_LAYER = 1e-3  # seconds of a layer by itself, of one token of texts drawn side by side
+
+
+class _Facts(Written):
+    component: Literal["models/gpt"]
 
 
 class Component:
@@ -86,20 +86,7 @@ class Component:
         """Seconds from the multiplications to be done, bytes from weights, optimizer and activations."""
         tokens, items = max(1_000, int((size.bytes or 2_000_000) * 0.7)), size.items or 1
         vocab = 1_024 if tokens < 300_000 else 4_096
-        told = estimate_of(self.config, machine, tokens=tokens, vocab=vocab, documents=items)
-        run = decide(self.config, vocab=vocab, tokens=tokens, documents=items)
-        a_token = run.shape.flops_per_token()
-        flops = 3.2 * a_token * run.tokens_per_step
-        seconds = steps_seconds(
-            machine, flops=flops, steps=run.steps, reached=REACHED[self.config.size], per_step=0.002
-        )
-        scored = min(tokens, SCORED * tokens // items) + run.steps * run.tokens_per_step // 12
-        seconds += steps_seconds(
-            machine, flops=a_token * scored, steps=1, reached=REACHED[self.config.size], per_step=0
-        )
-        drawn = min(SAMPLE_TOKENS, max(32, 2 * tokens // items)) * SAMPLES / SLOTS  # places of texts side by side
-        seconds += drawn * (run.shape.layers * A_LAYER + SLOTS * a_token / max(0.1e9 * machine.gflops, 1e-9))
-        return Estimate(START + tokens / 3e6 + seconds, told.bytes)
+        return estimate_of(self.config, machine, tokens=tokens, vocab=vocab, documents=items)
 
     def fit(self, data: Dataset, ctx: Context) -> Mapping[str, Any]:
         """Train on the texts of ``data``; the checkpoint in ``ctx.out`` is one that ``transformers`` loads.
@@ -132,6 +119,7 @@ class Component:
 
     def load(self, folder: Path, *, device: str, threads: int) -> Writer:
         """The checkpoint written by ``fit``. Errors: UserError where a file is missing or damaged."""
+        check(folder, _Facts)
         return read(folder, device=device, threads=threads)
 
     def export(self, folder: Path, to: Path) -> list[Path]:

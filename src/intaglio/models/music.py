@@ -12,28 +12,28 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import json
 import math
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from intaglio.core.config import Names, Role, StepConfig
 from intaglio.core.contracts import Context, Dataset, Estimate, Item, Machine, Sampling, Size
 from intaglio.core.i18n import t
 from intaglio.media import Unreadable, music
 from intaglio.media._abc import pitches
-from intaglio.models._checkpoint import readable
 from intaglio.models._corpus import Corpus, prepare
+from intaglio.models._facts import checked
 from intaglio.models._memory import of_texts
 from intaglio.models._notes import Form, Rules, plain, tokenizer_over, tune_from
 from intaglio.models._performer import MIDI, Performer, room_of
 from intaglio.models._pretrain import EXPORTED, begin, estimate_of, metrics_of, read, save, train_on
+from intaglio.models._qwen import Written, check
 from intaglio.models._tunes import Keys, Notation, Tunes, per_note, refuse_seconds, shifts
 from intaglio.models._writer import Writer
 from intaglio.nn.checkpoint import write_atomic
@@ -47,6 +47,7 @@ SHOWN = 3
 SQUARE, LOOKED_AT = 0.75, 500  # from this share of 4, 8, 12 .. bars among so many tunes on, sections are kept square
 COVERED = 0.9  # and as long as this share of them is
 TOKENS_OF_A_BAR = 20  # at most, nearly always
+ENGRAVING = 3.0  # seconds of the tunes shown: scores and sound
 
 
 class Config(StepConfig):
@@ -74,6 +75,21 @@ class Config(StepConfig):
 TINY: dict[str, Any] = {"size": "tiny", "context": 16, "steps": 20, "bars": 4}
 
 
+class _Facts(Written):
+    component: Literal["models/music"]
+    notation: Literal["abc", "midi"] = "abc"  # a checkpoint older than the second notation names none
+    bars: int = Field(ge=2, le=400)
+    square: int | None = Field(default=None, ge=0, le=4_096)
+    tokens_of_a_bar: int | None = Field(default=None, ge=1, le=100_000)
+
+    @model_validator(mode="after")
+    def _of_one_notation(self) -> Self:
+        name, value = ("square", self.square) if self.notation == "abc" else ("tokens_of_a_bar", self.tokens_of_a_bar)
+        if value is None:
+            raise ValueError(t("key '{key}' is missing", key=name))
+        return self
+
+
 class Component:
     """Stage ``models``: trains on tunes, makes tunes as sound, MIDI, ABC and score."""
 
@@ -88,9 +104,11 @@ class Component:
         events = self.config.notation == "midi"
         tokens = max(1_000, (size.bytes or 1_000_000) // (3 if events else 2))
         read = {"tokens": tokens, "vocab": 1_024 if events else 512, "documents": size.items or 1}
-        found = estimate_of(self.config, machine, **read, keys=len(shifts(self.config.transpose)))
+        longest = min(2 * tokens // read["documents"], (self.config.bars + 8) * TOKENS_OF_A_BAR)
+        read |= {"keys": len(shifts(self.config.transpose)), "drawn": 3 * longest}  # with the rules, without, shown
+        found = estimate_of(self.config, machine, **read)
         keys = 2e-5 * self.config.transpose * tokens  # every tune read and written again in each
-        return Estimate(found.seconds + 12 + keys, found.bytes)  # the tunes drawn and judged
+        return Estimate(found.seconds + ENGRAVING + keys, found.bytes)
 
     def fit(self, data: Dataset, ctx: Context) -> Mapping[str, Any]:
         """Train on the tunes of ``data``; the checkpoint in ``ctx.out`` is one that ``transformers`` loads.
@@ -127,12 +145,11 @@ class Component:
 
     def load(self, folder: Path, *, device: str, threads: int) -> Player | Performer:
         """The checkpoint written by ``fit``. Errors: UserError where a file is missing or damaged."""
-        writer = read(folder, device=device, threads=threads)
-        with readable():
-            facts = json.loads((folder / "intaglio.json").read_text("utf-8"))
-            if facts.get("notation", "abc") == "midi":  # a checkpoint older than the second notation names none
-                return Performer(writer, bars=int(facts["bars"]), tokens_of_a_bar=int(facts["tokens_of_a_bar"]))
-            return Player(writer, bars=int(facts["bars"]), square=int(facts["square"]))
+        check(folder, _Facts)
+        writer, facts = read(folder, device=device, threads=threads), checked(folder / "intaglio.json", _Facts)
+        if facts.get("notation") == "midi":
+            return Performer(writer, bars=facts["bars"], tokens_of_a_bar=facts["tokens_of_a_bar"])
+        return Player(writer, bars=facts["bars"], square=facts["square"])
 
     def export(self, folder: Path, to: Path) -> list[Path]:
         """A folder for ``transformers.AutoModelForCausalLM.from_pretrained``; it writes the plain ABC of the tunes."""

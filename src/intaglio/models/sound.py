@@ -110,10 +110,10 @@ class Component:
         samples = config.batch * (config.seconds or 1.0) * (config.rate_hz or dial.rate_hz)
         shape, steps = self._shape(config.rate_hz or dial.rate_hz), config.steps or dial.steps
         work = 3.0 * samples * _work_per_sample(shape)
-        spectra = samples * 4.2e-7  # seconds: six transforms forward and back, the harmonics' sines; hardly threaded
+        spectra = samples * 8e-7  # seconds: six transforms forward and back, the harmonics' sines; hardly threaded
         each = work / (1e9 * max(1.0, machine.gflops * 0.35)) + spectra
         seconds = 5.0 + steps * each * (1.0 + config.adversarial) + 0.04 * (size.items or 100)
-        return Estimate(seconds, int(450_000_000 + samples * (shape.width * 40 + 1600)))
+        return Estimate(seconds, int(450_000_000 + samples * (shape.width * 16 + 800)))
 
     def _shape(self, rate_hz: int) -> nets.SoundShape:
         config, dial = self.config, DIALS[self.config.size]
@@ -207,7 +207,8 @@ class Component:
             return Timbre(*read_checkpoint(folder, device), threads=threads)
 
     def export(self, folder: Path, to: Path) -> list[Path]:
-        """safetensors and ``config.json``; no other library has this network."""
+        """safetensors, ``config.json`` and a ``README.md`` that says how to read them; no other library has this
+        network."""
         return export_folder(folder, to)
 
 
@@ -232,14 +233,19 @@ class Lesson:
         return torch.from_numpy(samples).to(self.device)
 
     def scale(self) -> None:
-        """Tell the model how loud the bands of the noise are, from some training windows."""
+        """Tell the model how loud the bands of the noise are, from some training windows, and have noise and harmonics
+        begin near the levels they usually have: from far above them a training falls into silence."""
         chosen = self.windows[:: max(1, len(self.windows) // 256)][:256].tolist()
         x_BT = self._tensor(np.stack([self.sounds.window(number, place, self.size) for number, place in chosen]))
+        tone = self._tensor(np.stack([self.sounds.tones(number, place, self.size) for number, place in chosen]))
         window = torch.hann_window(nets.NOISE, device=self.device)
         spectrum = torch.stft(x_BT, nets.NOISE, nets.FINE, window=window, pad_mode="constant", return_complex=True)
         white = window.square().sum() / 3  # power of the noise that is shaped: uniform in [-1, 1]
-        spread = (spectrum.abs().square().mean((0, 2)) / white).sqrt()
+        power_NX = (spectrum.abs().square() / white).transpose(0, 1).flatten(1)
+        spread = power_NX.mean(1).sqrt()
         self.model.spread_N.copy_(spread.clamp(min=float(spread.max()) * 1e-4))
+        noise_N = torch.stack([nets.usual(each) for each in power_NX]) - self.model.spread_N.log()
+        self.model.begin_at(nets.harmonic_levels(x_BT, tone, self.model.shape), noise_N)
 
     def batch(self, micro: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(B, T), tones, noise of the code and of the sound: windows in an order known from the step, moved and turned

@@ -113,7 +113,7 @@ FEW = 500  # pictures; below it the code is kept short, so that the density betw
 SAMPLES, BOUNDED = 64, 128  # importance samples of a picture for its bound, and on how many pictures
 START_FROM = 256  # pictures whose patches a map starts from
 MAP_BETA = 0.1  # a map of codes is to rebuild well; what draws from it is learned afterwards
-COPIES = 2_000  # no picture is shown more often than this
+COPIES = 600  # no picture is shown more often than this: more of few pictures brought nothing (docs/LOG.md)
 
 
 class Component:

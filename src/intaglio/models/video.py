@@ -33,8 +33,7 @@ from intaglio.models import _video as fn
 from intaglio.models._checkpoint import reading
 from intaglio.models._cost import START, compiled_step, muon_flops, steps_seconds
 from intaglio.models._pictures import Form, choose_side
-from intaglio.models._prints import Prints
-from intaglio.models._prints import read_checkpoint as read_vae
+from intaglio.models._prints import Prints, codes_of
 from intaglio.models._room import check_room
 from intaglio.models._video_figures import DRAWN, NEAREST, figures
 from intaglio.models._video_films import USUAL_FPS, Cut, Films, gather, look
@@ -222,7 +221,7 @@ class Component:
         """The checkpoint, ready to make clips."""
         model, facts = fn.read_checkpoint(folder, device)
         with reading(folder, "video"):
-            codes = Prints(*read_vae(folder / "codes", device), threads=threads) if facts["codes"] else None
+            codes = codes_of(folder, facts, model.shape.dims[1:], device=device, threads=threads)
             return Clips(model, facts, codes, threads=threads)
 
     def export(self, folder: Path, to: Path) -> list[Path]:

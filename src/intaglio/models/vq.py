@@ -30,7 +30,7 @@ from intaglio.core.hashing import digest
 from intaglio.core.i18n import t
 from intaglio.media import image as images
 from intaglio.models import _quantized as vq
-from intaglio.models._checkpoint import reading
+from intaglio.models._checkpoint import export, reading
 from intaglio.models._cost import START, judging_seconds, training_seconds
 from intaglio.models._feed import ALL, Feed, floats, moments
 from intaglio.models._pictures import Form, Shard, choose_side, gather, probe
@@ -232,12 +232,7 @@ class Component:
     def export(self, folder: Path, to: Path) -> list[Path]:
         """safetensors, ``config.json`` and a ``README.md`` that says how to read them; no other library has it."""
         _, facts = vq.read_checkpoint(folder, "cpu")
-        to.mkdir(parents=True, exist_ok=True)
-        for name in vq.FILES:
-            write_atomic(to / name, (folder / name).read_bytes())
-        figures = "\n".join(f"- {name}: {value}" for name, value in sorted(facts["metrics"].items()))
-        write_atomic(to / "README.md", README.format(figures=figures).encode())
-        return [to / name for name in (*vq.FILES, "README.md")]
+        return export(folder, to, facts, page=README)
 
 
 class Session:
@@ -353,7 +348,7 @@ def work_per_picture(shape: vq.Shape) -> float:
 
 README = """# A vector-quantized autoencoder made by Intaglio
 
-`model.safetensors` holds all tensors in float32; `config.json` says the shape.
+`model.safetensors` holds all weights in float32; `config.json` says the shape.
 
 - `encoder.*`: pictures (B, C, H, W) in [0, 1], less `mean_CHW`, divided by `spread`, to (B, dims, h, w): the sum of the
   convolutions `encoder.maps` and of the linear path `encoder.plain`.
@@ -363,6 +358,4 @@ README = """# A vector-quantized autoencoder made by Intaglio
 
 The layers are those of `intaglio/nn/vision.py` (`MapEncoder`, `MapDecoder`). The weights inherit the licence of the
 pictures they learned from.
-
-{figures}
 """

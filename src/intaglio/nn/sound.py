@@ -27,6 +27,7 @@ NOISE = 256  # window of the noise: N = 129 bands
 SCALES = (2048, 1024, 512, 256, 128)
 LESSONS = (4096, *SCALES)  # what the network is taught by: with the longest window neighbouring tones count apart
 FLOOR = 1e-4  # magnitude (re a full-scale sine's peak of 1) below which nothing is heard, and nothing is compared
+TAILS = 0.7  # how far the levels to begin with follow quiet tails, see ``usual``; docs/LOG.md has what others do
 FADE = (0.42, 0.48)  # of the rate: between these an oscillator fades out; none comes near half the rate
 
 
@@ -87,6 +88,31 @@ def oscillate(levels_BKM: Tensor, turns_BT: Tensor, tone_B2L: Tensor, rate_hz: i
     around = F.pad(levels_BKM * heard, (1, 1), mode="replicate").unfold(2, 3, 1)  # (B, K, M, 3)
     parts = around.permute(0, 2, 3, 1).flatten(0, 1) @ wave  # (B M, 3, FINE)
     return (parts * near_3F).sum(1).view(batch, -1)
+
+
+def harmonic_levels(x_BT: Tensor, tone_B2L: Tensor, shape: SoundShape) -> Tensor:
+    """Natural logarithm of the usual magnitude at each multiple of the pitch, where there is one: (K,).
+
+    Where no multiple lies below half the rate, or nothing has a pitch, that of ``FLOOR``.
+    """
+    size = 4 * HOP
+    heard_BSL = magnitudes(x_BT, size)[..., : tone_B2L.shape[2]]
+    order_K1 = torch.arange(1, shape.harmonics + 1, device=x_BT.device)[:, None]
+    place_BKL = (hertz(tone_B2L[:, :1]) * order_K1 * size / shape.rate_hz).round().long()
+    known_BKL = (tone_B2L[:, 1:] > 0) & (place_BKL < size // 2)
+    found_BKL = heard_BSL.gather(1, place_BKL.clamp(max=size // 2))
+    levels = [usual(found_BKL[:, k][known_BKL[:, k]].square()) for k in range(shape.harmonics)]
+    return torch.stack(levels).clamp(min=math.log(FLOOR))
+
+
+def usual(power: Tensor) -> Tensor:
+    """Natural logarithm of a level (a magnitude) between the mean logarithm and the root mean square of all: ().
+
+    The first is what tails of sounds have, the second what their onsets have; minus infinity of nothing.
+    """
+    mean = power.mean() if len(power) else power.new_zeros(())
+    low = power.clamp(min=1e-14).log().mean() if len(power) else mean.log()
+    return (TAILS * low + (1 - TAILS) * mean.log()) / 2
 
 
 def white_noise(batch: int, latent_frames: int, generator: torch.Generator) -> Tensor:
@@ -167,6 +193,13 @@ class SoundNet(nn.Module):
             last.bias.copy_(torch.cat([-3.0 - order, torch.full((bands,), -2.0)]))
         self.register_buffer("spread_N", torch.ones(bands))
         self.register_buffer("filters", filters_NK, persistent=False)
+
+    @torch.no_grad()
+    def begin_at(self, harmonics_K: Tensor, noise_N: Tensor) -> None:
+        """Before the training: natural logarithms of the levels that both have most of the time."""
+        bias = self.up[-1].bias
+        assert isinstance(bias, Tensor)
+        bias.copy_(torch.cat([harmonics_K.clamp(-8.0, -2.0), noise_N.clamp(-8.0, -1.0)]))
 
     def heard(self, x_BT: Tensor) -> Tensor:
         """Log-mel levels around -1 to 2, those of the fine frames of a latent frame side by side, (B, 160, L)."""

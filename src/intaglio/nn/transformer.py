@@ -157,6 +157,8 @@ def from_qwen3(config: dict[str, Any], tensors: dict[str, Tensor]) -> Transforme
             eps=config["rms_norm_eps"],
         )
         pairs = torch.arange(shape.head_dim).view(2, -1).T.flatten()  # (i, i + H/2) become (2i, 2i+1)
+        layers = len({name.split(".")[2] for name in tensors if name.startswith("model.layers.")})
+        _refuse_others(shape, layers=layers, embedding=tensors["model.embed_tokens.weight"])
         state = {"embedding.weight": tensors["model.embed_tokens.weight"], "gain": tensors["model.norm.weight"]}
         for index in range(shape.layers):
             part = {name: tensors[f"model.layers.{index}.{path}_proj.weight"] for name, path in _QWEN3_MATRICES.items()}
@@ -172,6 +174,13 @@ def from_qwen3(config: dict[str, Any], tensors: dict[str, Tensor]) -> Transforme
     except (KeyError, RuntimeError) as error:
         raise ValueError(f"not a checkpoint of this layout: {error}") from error
     return model.eval()
+
+
+def _refuse_others(shape: Shape, *, layers: int, embedding: Tensor) -> None:
+    """Errors: ValueError where config and weights are not of one model; told before the model takes memory."""
+    if layers != shape.layers or embedding.shape != (shape.vocab, shape.width):
+        said = f"{shape.layers} layers, {shape.vocab} tokens of width {shape.width}"
+        raise ValueError(f"config.json says {said}; the weights are {layers} layers, {tuple(embedding.shape)}")
 
 
 _QWEN3_MATRICES = {

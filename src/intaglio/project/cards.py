@@ -31,7 +31,13 @@ HUB_LICENSES = {
     "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-4.0", "bsd-2-clause", "bsd-3-clause", "isc", "zlib",
     "unlicense", "wtfpl", "odbl", "pddl", "ofl-1.1", "artistic-2.0", "mpl-2.0",
 }  # fmt: skip
-_TASKS = {"text": "text-generation", "image": "unconditional-image-generation", "audio": "text-to-audio"}
+_TASKS = {
+    "text": "text-generation",
+    "image": "unconditional-image-generation",
+    "audio": "text-to-audio",
+    "video": "image-to-video",
+}
+_LOADED = {"transformers": "FOLDER", "peft": "FOLDER/merged"}  # library: what transformers loads of an exported folder
 
 
 @dataclass
@@ -116,7 +122,7 @@ def _source(record: StepRecord, store: Store) -> Source:
 # ----------------------------------------------------------------------------------------------------- the model's card
 def model_card(call: Any, learned: Learned, metrics: Mapping[str, Any], out: Path, lang: str) -> str:
     """The whole text of ``MODEL_CARD.md``; ``out`` tells whether transformers can load what was made."""
-    hub = _for_transformers(out)
+    library = _library(out)
     media: Counter[str] = Counter()
     for (name, _), number in sorted(learned.splits.items()):
         media[name] += number
@@ -124,9 +130,9 @@ def model_card(call: Any, learned: Learned, metrics: Mapping[str, Any], out: Pat
     figures = dict(flat({key: value for key, value in metrics.items() if key not in ("memorization", "warnings")}))
     memory = dict(flat({"memorization": metrics.get("memorization") or {}}))
     front: dict[str, Any] = _rights(learned) | {
-        "tags": ["intaglio", call.use, kind],
+        "tags": list(dict.fromkeys(["intaglio", call.use, kind])),
         "datasets": sorted({source.name for source in learned.sources}),
-        "library_name": "transformers" if hub else "intaglio",
+        "library_name": library,
         "pipeline_tag": _TASKS.get(kind, ""),
         "model-index": _index(call.name, kind, learned, figures | memory),
     }
@@ -143,7 +149,7 @@ def model_card(call: Any, learned: Learned, metrics: Mapping[str, Any], out: Pat
         _evaluation(figures, learned, lang),
         _memorized(memory, lang),
         _limits(learned, memory, lang),
-        _loading(call.name, hub, lang),
+        _loading(call.name, library, lang),
     ]
     return front_matter(front) + "\n\n".join(part for part in parts if part) + "\n"
 
@@ -216,21 +222,25 @@ def _limits(learned: Learned, memory: Mapping[str, Any], lang: str) -> str:
     return "\n\n".join(["## " + t("Limits", lang), bullets(found)])
 
 
-def _loading(name: str, hub: bool, lang: str) -> str:
+def _loading(name: str, library: str, lang: str) -> str:
     commands = f"intaglio sample {name}\nintaglio export {name} FOLDER"
     parts = ["## " + t("How to load it", lang), f"```sh\n{commands}\n```"]
-    if hub:
-        code = 'AutoModelForCausalLM.from_pretrained("FOLDER"), AutoTokenizer.from_pretrained("FOLDER")'
+    if library in _LOADED:
+        folder = _LOADED[library]
+        code = f'AutoModelForCausalLM.from_pretrained("{folder}"), AutoTokenizer.from_pretrained("{folder}")'
         parts.append(f"```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n{code}\n```")
     parts.append(t("Weights are safetensors; nothing here needs pickle.", lang))
     return "\n\n".join(parts)
 
 
-def _for_transformers(out: Path) -> bool:
+def _library(out: Path) -> str:
+    """The library that loads what lies in a checkpoint, as the hub names it."""
+    if (out / "adapter_config.json").is_file():
+        return "peft"
     try:
-        return "architectures" in json.loads((out / "config.json").read_text("utf-8"))
+        return "transformers" if "architectures" in json.loads((out / "config.json").read_text("utf-8")) else "intaglio"
     except (OSError, ValueError):
-        return False
+        return "intaglio"
 
 
 def _index(name: str, kind: str, learned: Learned, figures: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -7,13 +7,11 @@ each file is cached by its size and time, so that a plan over made steps parses 
 from __future__ import annotations
 
 import ast
-import contextlib
 import importlib.util
-import json
-import os
 from pathlib import Path
 
 from intaglio.core import registry
+from intaglio.core.folders import remember, remembered
 from intaglio.core.hashing import digest
 
 NEUTRAL = ("core", "store", "project", "cli", "studio", "locale")
@@ -25,12 +23,7 @@ class CodeHashes:
     def __init__(self, cache: Path) -> None:
         self._path = cache
         self._changed = False
-        self._files: dict[str, list[object]] = {}
-        self._stats: dict[str, list[object]] = {}
-        try:
-            self._files = json.loads(cache.read_text("utf-8"))
-        except (OSError, ValueError):
-            self._files = {}
+        self._files: dict[str, list[object]] = remembered(cache)
 
     def component(self, stage: str, name: str, *, also: tuple[str, ...] = ()) -> str:
         """Hash of ``stage/name`` and of the modules in ``also``, with all they import from their package."""
@@ -48,13 +41,8 @@ class CodeHashes:
 
     def save(self) -> None:
         """Write the cache where something was parsed; failing to write it costs time only."""
-        if not self._changed:
-            return
-        with contextlib.suppress(OSError):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            temp = self._path.with_suffix(f".{os.getpid()}")
-            temp.write_text(json.dumps(self._files), "utf-8")
-            temp.replace(self._path)
+        if self._changed:
+            remember(self._path, self._files)
 
     def _file(self, path: Path) -> tuple[str, list[str]]:
         stat = path.stat()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import importlib.util
-import json
 import os
 import platform
 import resource
@@ -16,7 +14,7 @@ from typing import Any
 
 from intaglio.core.contracts import Machine
 from intaglio.core.errors import UserError
-from intaglio.core.folders import cache_folder
+from intaglio.core.folders import cache_folder, remember, remembered
 from intaglio.core.i18n import t
 from intaglio.core.registry import import_or_explain
 
@@ -109,24 +107,22 @@ def _processor() -> str:
     return platform.processor()
 
 
+def kind(device: str, threads: int) -> str:
+    """What times of one training can be compared on: device, threads, processor, version of torch."""
+    return f"{device}/{threads}/{_processor()}/{_version('torch')}"
+
+
 def measured(device: str, threads: int) -> Machine:
     """Speed of a small training as it is now (a second), kept an hour for this machine, torch and number of threads.
 
     A machine shared with others, or busy with something else, is another one later.
     """
     cache = cache_folder("machine") / "speed.json"
-    name = f"5/{device}/{threads}/{_processor()}/{_version('torch')}"  # the first number: how it is measured
-    try:
-        known: dict[str, list[float]] = json.loads(cache.read_text("utf-8"))
-    except (OSError, ValueError):
-        known = {}
+    name = f"5/{kind(device, threads)}"  # the number: how it is measured
+    known = remembered(cache)
     if name not in known or not 0 <= time.time() - known[name][2] < KEPT_S:
         known[name] = [*_measure(device, threads), time.time()]
-        with contextlib.suppress(OSError):  # it costs time only
-            cache.parent.mkdir(parents=True, exist_ok=True)
-            temp = cache.with_suffix(f".{os.getpid()}")
-            temp.write_text(json.dumps(known), "utf-8")
-            temp.replace(cache)
+        remember(cache, known)
     fp32, bf16, _ = known[name]
     return Machine(device, threads, fp32, bf16, memory_bytes())
 

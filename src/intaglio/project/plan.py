@@ -8,10 +8,10 @@ from typing import Any
 
 from intaglio.core import config as config_
 from intaglio.core import registry
-from intaglio.core.contracts import Size
+from intaglio.core.contracts import Estimate, Size
 from intaglio.core.errors import MissingExtra
 from intaglio.core.i18n import t
-from intaglio.project import machine
+from intaglio.project import foretold, machine
 from intaglio.project.file import LAST, with_secrets
 from intaglio.project.graph import Node
 from intaglio.project.lineage import UNKNOWN
@@ -159,17 +159,27 @@ def _expect(
         return seconds, peak or DEFAULT_BYTES
     if node.step.stage != "models":
         return DEFAULT_SECONDS[node.step.stage], DEFAULT_BYTES
+    guess = guessed(node, by_name, records, store, device=device)
+    if guess is None:
+        return DEFAULT_SECONDS["models"], DEFAULT_BYTES
+    seconds = foretold.corrected(node.step.spec.use, guess.seconds, device=device, threads=node.threads)
+    return seconds, guess.bytes
+
+
+def guessed(
+    node: Node, by_name: Mapping[str, Node], records: Mapping[str, StepRecord], store: Store, *, device: str
+) -> Estimate | None:
+    """What the component of a model step foretells; None where it foretells nothing."""
     try:
         module = registry.load("models", node.step.spec.use)
         config = config_.parse(module.Config, with_secrets(dict(node.step.config)), where=node.step.spec.where)
-        guess = module.Component(config).estimate(
-            _size(node, by_name, records, store), machine.measured(device, node.threads)
-        )
-        return guess.seconds, guess.bytes
+        size = _size(node, by_name, records, store)
+        found: Estimate = module.Component(config).estimate(size, machine.measured(device, node.threads))
+        return found
     except MissingExtra:
         raise
     except (AttributeError, ImportError):
-        return DEFAULT_SECONDS["models"], DEFAULT_BYTES
+        return None
 
 
 def _size(node: Node, by_name: Mapping[str, Node], records: Mapping[str, StepRecord], store: Store) -> Size:

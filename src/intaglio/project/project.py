@@ -208,8 +208,11 @@ class Project:
     def _must_be(self, step: str, stage: str) -> None:
         spec = self.file.step(step)
         if spec.stage != stage:
+            names = ", ".join(each.name for each in self.file.steps if each.stage == stage)
             raise UserError(
-                t("'{name}' is a step of stage {stage}, not {wanted}", name=step, stage=spec.stage, wanted=stage)
+                t("'{name}' is a step of stage {stage}, not {wanted}", name=step, stage=spec.stage, wanted=stage),
+                where="intaglio.toml",
+                fix=t("name a step of {wanted}: {names}", wanted=stage, names=names or "-"),
             )
 
     def _made(self, step: str) -> Any:

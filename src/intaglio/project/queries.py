@@ -113,14 +113,28 @@ def export(store: Store, record: StepRecord, folder: Path, *, lang: str) -> Answ
     with tempfile.TemporaryDirectory(dir=store.scratch) as temp:
         checkpoint = Path(temp) / "checkpoint"
         store.blobs.checkout(record.outputs["files"], checkpoint)
-        made_in = Path(temp) / "export"
-        made_in.mkdir()
-        component(record).export(checkpoint, made_in)
+        made_in = Path(temp) / "export" / record.name  # what is made knows the model by the folder's name
+        made_in.mkdir(parents=True)
+        try:
+            component(record).export(checkpoint, made_in)
+        except UserError as error:
+            error.where = error.where or f"intaglio.toml [models.{record.name}]"
+            raise
         cards.export(store, record, checkpoint, made_in, lang=lang)
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(made_in, folder, dirs_exist_ok=True)
+        _copy(made_in, folder)
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     return {"step": record.name, "folder": str(folder), "files": files}
+
+
+def _copy(made: Path, folder: Path) -> None:
+    """Errors: UserError where the folder cannot be written, or there is no room for it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(made, folder, dirs_exist_ok=True)
+    except OSError as error:
+        why = error.strerror or str(error)[:200]
+        fix = t("name a folder that you may write to, on a disk with room")
+        raise UserError(t("the folder cannot be written: {why}", why=why), where=str(folder), fix=fix) from error
 
 
 class _FolderContext:

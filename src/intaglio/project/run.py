@@ -6,6 +6,7 @@ import os
 import platform
 import queue
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Any
 
 from intaglio.core.errors import IntaglioError
 from intaglio.core.i18n import t
-from intaglio.project import machine, publication
+from intaglio.project import foretold, machine, plan, publication
 from intaglio.project.call import StepCall, StepInput
 from intaglio.project.executors import Event, Executor, Running, local_process
 from intaglio.project.file import ProjectFile
@@ -55,6 +56,7 @@ class _Job:
     running: Running
     started: float
     work: Path
+    foretold: float = 0.0  # seconds, by the component; 0 where its time would say nothing of that
 
 
 class Runner:
@@ -193,8 +195,17 @@ class Runner:
             allow_unknown=self._allow_unknown,
             processes=processes,
         )
-        self._jobs[node.name] = _Job(node, record, self._executor(call, self._events), time.monotonic(), work)
+        whole = node.step.stage == "models" and processes == 1 and not resumed
+        expected = self._foretold(node) if whole else 0.0
+        self._jobs[node.name] = _Job(node, record, self._executor(call, self._events), time.monotonic(), work, expected)
         return True
+
+    def _foretold(self, node: Node) -> float:
+        """Only where the plan before has taken torch in: what was made like this before is not foretold."""
+        if "torch" not in sys.modules:
+            return 0.0
+        found = plan.guessed(node, self._by_name, self._made, self._store, device=self._device)
+        return found.seconds if found else 0.0
 
     def _inputs(self, node: Node) -> list[StepInput]:
         return [step_input(role, name, self._record(key)) for role, name, key in node.inputs]
@@ -233,6 +244,7 @@ class Runner:
             peak_bytes=event["peak_bytes"],
             published=[PublishedRow(step_id=job.record.id, created="", **row) for row in rows],
         )
+        foretold.learn(node.step.spec.use, job.foretold, seconds, device=self._device, threads=node.threads)
         del self._jobs[node.name]
         self._made[node.key] = self._store.ledger.made([node.key])[node.key]
         if node.step.stage == "publish":
