@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from vae import SHEETS, common, digits, parts, trained, twice
+from vae import common, digits, parts, show, trained, twice
 
 from intaglio.models import codes, vae, vq
 from intaglio.models._conditions import Conditions, Told
@@ -58,7 +58,7 @@ def sheet(name: str, options: argparse.Namespace) -> dict[str, Any]:
     with machine(device="cpu", threads=options.threads) as device:
         metrics = component._fit(shard, told, tokenizer, ctx, device)
     curve = metrics.pop("curve")
-    (SHEETS / f"{name}-codes-drawn.png").write_bytes(twice(ctx.out / "samples.png"))
+    show(f"{name}-codes-drawn", twice(ctx.out / "samples.png"), options)
     found = {"config": config, **metrics, "curve": curve[:: max(1, len(curve) // 20)]}
     if not options.quick:
         found["vector"] = vector(data, seen, options)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from codes import labels_of_digits
-from vae import SHEETS, common, digits, parts, twice
+from vae import common, digits, parts, show, twice
 
 from intaglio.models import _adversary as game
 from intaglio.models import gan, vae
@@ -46,8 +46,8 @@ def drawn_by_gan(shard: Shard, told: Told, options: argparse.Namespace, seed: in
         model = component.load(ctx.out, device="cpu", threads=options.threads).model
         index = np.arange(DRAWN) % shard.train
         made = game.drawn(model, game.noise(DRAWN, gan.DIALS["tiny"].latents, seed, "figures"), told.rows(index))
-    if sheet and not options.quick:
-        (SHEETS / f"{sheet}-gan-drawn.png").write_bytes(twice(ctx.out / "samples.png"))
+    if sheet:
+        show(f"{sheet}-gan-drawn", twice(ctx.out / "samples.png"), options)
     keys = ("train_seconds", "augmented", "best_step", "steps", "rollbacks", "class_shares")
     found = {**judged(shard, made), **{key: metrics[key] for key in keys if key in metrics}}
     print(json.dumps({"use": "gan", "seed": seed, "config": config, **found}), flush=True)

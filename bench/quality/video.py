@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from vae import SHEETS, common, parts, twice
+from vae import common, parts, show, twice
 
 from intaglio.core.contracts import Item
 from intaglio.media import video as films
@@ -136,9 +136,9 @@ def trained(name: str, seed: int, options: argparse.Namespace, **config: Any) ->
     model = component.load(ctx.out, device="cpu", threads=options.threads)
     if name == "digits":
         metrics |= likenesses(model, data, ctx)
-    if seed == 1 and not options.quick:
+    if seed == 1:
         for made, shown in (("samples", "drawn"), ("animated", "animated")):
-            (SHEETS / f"{name}-video-{shown}.png").write_bytes(twice(ctx.out / f"{made}.png"))
+            show(f"{name}-video-{shown}", twice(ctx.out / f"{made}.png"), options)
     metrics.pop("curve")
     print(json.dumps({"part": name, "seed": seed, "config": told, **metrics}), flush=True)
     return metrics

@@ -63,8 +63,11 @@ class Written(Measured):
     usual_tokens: Tokens
 
 
-def check(folder: Path, facts: type[Written]) -> None:
-    """Look at both files. Errors: UserError where one is missing, damaged, or not as it was written."""
+def check(folder: Path, facts: type[Written]) -> dict[str, Any]:
+    """What stands in ``intaglio.json``, after a look at both files.
+
+    Errors: UserError where one is missing, damaged, or not as it was written.
+    """
     with readable():
         checked(folder / "config.json", QwenConfig)
-        checked(folder / "intaglio.json", facts)
+        return checked(folder / "intaglio.json", facts)

@@ -28,7 +28,6 @@ from intaglio.core.i18n import t
 from intaglio.media import Unreadable, music
 from intaglio.media._abc import pitches
 from intaglio.models._corpus import Corpus, prepare
-from intaglio.models._facts import checked
 from intaglio.models._memory import of_texts
 from intaglio.models._notes import Form, Rules, plain, tokenizer_over, tune_from
 from intaglio.models._performer import MIDI, Performer, room_of
@@ -145,8 +144,7 @@ class Component:
 
     def load(self, folder: Path, *, device: str, threads: int) -> Player | Performer:
         """The checkpoint written by ``fit``. Errors: UserError where a file is missing or damaged."""
-        check(folder, _Facts)
-        writer, facts = read(folder, device=device, threads=threads), checked(folder / "intaglio.json", _Facts)
+        facts, writer = check(folder, _Facts), read(folder, device=device, threads=threads)
         if facts.get("notation") == "midi":
             return Performer(writer, bars=facts["bars"], tokens_of_a_bar=facts["tokens_of_a_bar"])
         return Player(writer, bars=facts["bars"], square=facts["square"])
