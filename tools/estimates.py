@@ -3,10 +3,9 @@
 Each model is trained in a process of its own, on the tiny data of the contract tests with its TINY settings (seconds),
 or with ``--whole`` as a project would with ``size = "tiny"`` and nothing else (minutes), on more and larger data: 400
 pictures of 96 pixels a side, 24 films of a hundred frames, 60 sounds of two seconds, 400 texts. ``--set images=2000``
-shortens it. Seconds count
-from the start of the process, imports included, as a step's do. Foretold and measured stand side by side, with their
-ratio; 0.77 to 1.3 is the aim, and means something with ``--whole`` alone. Run it where nothing else runs. Nothing is
-written down.
+shortens it. Seconds count from the start of the process, imports included, as a step's do. Foretold and measured stand
+side by side, with their ratio; 0.77 to 1.3 is the aim, and means something with ``--whole`` alone. What trainings here
+taught plans (``project/foretold.py``) is left out. Run it where nothing else runs. Nothing is written down.
 """
 
 from __future__ import annotations

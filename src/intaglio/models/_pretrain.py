@@ -25,7 +25,9 @@ from intaglio.core.i18n import t
 from intaglio.models._checkpoint import readable
 from intaglio.models._corpus import Corpus, texts_of
 from intaglio.models._cost import START, steps_seconds, writing_seconds
+from intaglio.models._facts import checked, equal
 from intaglio.models._memory import SAMPLE_TOKENS, SAMPLES
+from intaglio.models._qwen import QwenConfig, Written
 from intaglio.models._room import check_room
 from intaglio.models._tokenizers import TextTokenizer
 from intaglio.models._writer import Writer
@@ -186,14 +188,18 @@ def begin(
     return run, Writer(model, corpus.tokenizer, device=ctx.device, threads=ctx.threads, usual_tokens=usual)
 
 
-def read(folder: Path, *, device: str, threads: int) -> Writer:
-    """The checkpoint ``save`` wrote. Errors: UserError where a file is missing or damaged."""
+def read(folder: Path, facts: type[Written], *, device: str, threads: int) -> tuple[dict[str, Any], Writer]:
+    """What ``save`` wrote: ``intaglio.json``, as ``facts`` says it must be, and the model.
+
+    Errors: UserError where a file is missing, damaged, or not as it was written.
+    """
     with readable():
-        config = json.loads((folder / "config.json").read_text("utf-8"))
-        facts = json.loads((folder / "intaglio.json").read_text("utf-8"))
+        config, told = checked(folder / "config.json", QwenConfig), checked(folder / "intaglio.json", facts)
         model = from_qwen3(config, load_tensors(folder / "model.safetensors")[0])
-        tokenizer, usual = TextTokenizer.load(folder), int(facts["usual_tokens"])
-    return Writer(model.to(device), tokenizer, device=device, threads=threads, usual_tokens=usual)
+        tokenizer = TextTokenizer.load(folder)
+        equal({"vocab_size": config["vocab_size"]}, {"tokenizer.json": tokenizer.size})
+    writer = Writer(model.to(device), tokenizer, device=device, threads=threads, usual_tokens=told["usual_tokens"])
+    return told, writer
 
 
 def say_what_is_thin(corpus: Corpus, run: Run, ctx: Context) -> None:

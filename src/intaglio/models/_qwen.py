@@ -5,14 +5,12 @@ Written by ``nn.transformer.to_qwen3`` and ``_pretrain.save``; ``transformers`` 
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from intaglio.core.i18n import t
-from intaglio.models._checkpoint import readable
-from intaglio.models._facts import Depth, Facts, Measured, Tokens, Width, checked, equal
+from intaglio.models._facts import Depth, Facts, Measured, Tokens, Width, equal
 
 _Id = Annotated[int, Field(ge=0)]
 
@@ -61,13 +59,3 @@ class Written(Measured):
 
     component: str
     usual_tokens: Tokens
-
-
-def check(folder: Path, facts: type[Written]) -> dict[str, Any]:
-    """What stands in ``intaglio.json``, after a look at both files.
-
-    Errors: UserError where one is missing, damaged, or not as it was written.
-    """
-    with readable():
-        checked(folder / "config.json", QwenConfig)
-        return checked(folder / "intaglio.json", facts)

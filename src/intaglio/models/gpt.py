@@ -35,7 +35,7 @@ from intaglio.models._pretrain import (
     train_on,
     windows,
 )
-from intaglio.models._qwen import Written, check
+from intaglio.models._qwen import Written
 from intaglio.models._start import SHARE, GoingOn, taken_over
 from intaglio.models._writer import Writer
 from intaglio.nn import heap
@@ -119,8 +119,7 @@ class Component:
 
     def load(self, folder: Path, *, device: str, threads: int) -> Writer:
         """The checkpoint written by ``fit``. Errors: UserError where a file is missing or damaged."""
-        check(folder, _Facts)
-        return read(folder, device=device, threads=threads)
+        return read(folder, _Facts, device=device, threads=threads)[1]
 
     def export(self, folder: Path, to: Path) -> list[Path]:
         """A folder for ``transformers.AutoModelForCausalLM.from_pretrained``, and ``model.gguf`` for llama.cpp."""

@@ -32,7 +32,7 @@ from intaglio.models._memory import of_texts
 from intaglio.models._notes import Form, Rules, plain, tokenizer_over, tune_from
 from intaglio.models._performer import MIDI, Performer, room_of
 from intaglio.models._pretrain import EXPORTED, begin, estimate_of, metrics_of, read, save, train_on
-from intaglio.models._qwen import Written, check
+from intaglio.models._qwen import Written
 from intaglio.models._tunes import Keys, Notation, Tunes, per_note, refuse_seconds, shifts
 from intaglio.models._writer import Writer
 from intaglio.nn.checkpoint import write_atomic
@@ -144,7 +144,7 @@ class Component:
 
     def load(self, folder: Path, *, device: str, threads: int) -> Player | Performer:
         """The checkpoint written by ``fit``. Errors: UserError where a file is missing or damaged."""
-        facts, writer = check(folder, _Facts), read(folder, device=device, threads=threads)
+        facts, writer = read(folder, _Facts, device=device, threads=threads)
         if facts.get("notation") == "midi":
             return Performer(writer, bars=facts["bars"], tokens_of_a_bar=facts["tokens_of_a_bar"])
         return Player(writer, bars=facts["bars"], square=facts["square"])

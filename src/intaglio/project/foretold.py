@@ -7,6 +7,7 @@ others on it take away, only whole trainings show.
 from __future__ import annotations
 
 import statistics
+from pathlib import Path
 from typing import Any
 
 from intaglio.core.folders import cache_folder, remember, remembered
@@ -39,5 +40,5 @@ def _ratio(known: dict[str, Any], use: str) -> float:
     return float(statistics.median(own)) if own else 1.0
 
 
-def _path() -> Any:
+def _path() -> Path:
     return cache_folder("machine") / "foretold.json"
