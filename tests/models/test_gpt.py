@@ -459,6 +459,14 @@ def test_damaged_checkpoint_is_said(made: tuple[Writer, dict[str, Any], RunConte
             component.load(tmp_path, device=DEVICE, threads=1)
 
 
+def test_a_tokenizer_of_another_model_is_said(made: tuple[Writer, dict[str, Any], RunContext], tmp_path: Path) -> None:
+    for source in made[2].out.iterdir():
+        (tmp_path / source.name).write_bytes(source.read_bytes())
+    character_tokenizer(count_characters(["春眠不覺曉"])).save(tmp_path, context=16)
+    with pytest.raises(UserError, match="vocab_size is .*, but tokenizer.json is 262"):
+        gpt.Component(gpt.Config(data=("x",))).load(tmp_path, device=DEVICE, threads=1)
+
+
 def test_the_memory_of_a_training_is_that_of_one_pass(tmp_path: Path) -> None:
     """Long windows take more; many of them only where a device takes them at once."""
     usual, long = (
