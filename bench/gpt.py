@@ -1,6 +1,6 @@
 """Wall time of `gpt` to the held-out loss that nanoGPT reaches with its own CPU configuration, on the same text.
 
-Usage: python bench/gpt.py [--nanogpt CHECKOUT] [--text input.txt] [--steps 112] [--seeds 3] [--rounds 2] [--quick]
+Usage: python bench/gpt.py [--nanogpt CHECKOUT] [--text input.txt] [--steps 64] [--seeds 3] [--rounds 2] [--quick]
 Without the first two, nanoGPT and the text of its example (tinyshakespeare) are fetched from GitHub into the user's
 cache folder; where that cannot be reached the bench says so and ends.
 nanoGPT runs its `config/train_shakespeare_char.py` with the CPU flags of its README (2,000 updates of 12 x 64
@@ -295,7 +295,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = common.parser(__doc__, steps=112, seeds=3, rounds=2, text="")
+    parser = common.parser(__doc__, steps=64, seeds=3, rounds=2, text="")
     parser.add_argument("--nanogpt", type=Path, help="a checkout of karpathy/nanoGPT")
     common.hidden(parser, "side", "folder", seed=0)
     options = parser.parse_args()

@@ -36,6 +36,18 @@ def network(shape: Shape = SMALL) -> CodeModel:
 
 
 # ------------------------------------------------------------------------------------------------------------- maths
+def test_heads_begin_by_looking_at_the_places_beside() -> None:
+    """Beside a place the code before it is read, ``back`` positions earlier that of ``back + 1`` places ago."""
+    shape = Shape(codebook=6, rows=5, columns=7, classes=1, layers=1, width=64, heads=4, hidden=24)
+    places = torch.arange(shape.places).view(shape.rows, shape.columns)
+    row, column = 3, 4
+    seen = [int(places[row, column]) - 1 - back for back in shape.back()]
+    beside = (row, column - 1), (row - 1, column), (row - 1, column + 1), (row, column - 2)
+    assert seen == [int(places[place]) for place in beside]
+    one = Shape(codebook=6, rows=4, columns=1, classes=1, layers=1, width=64, heads=8, hidden=24)
+    assert one.back() == (0, 0, 0, 0, 0, 0, 1, 1)
+
+
 def test_probabilities_of_all_maps_sum_to_one_and_look_only_back() -> None:
     model = network()
     every = torch.tensor(list(itertools.product(range(6), repeat=4)))

@@ -138,7 +138,7 @@ def test_full_fine_tuning_is_a_model_of_its_own(tmp_path: Path) -> None:
 
 def test_our_own_gpt_can_be_tuned_further(tmp_path: Path) -> None:
     own = RunContext(tmp_path / "own")
-    component = gpt.Component(gpt.Config(data=("texts",), size="tiny", context=64, steps=10))  # much is left to learn
+    component = gpt.Component(gpt.Config(data=("texts",), size="tiny", context=64, steps=4))  # much is left to learn
     component.fit(ItemList(texts(60)), own)
     ctx = RunContext(tmp_path / "tuned")
     component.export(own.out, ctx.project / "given")

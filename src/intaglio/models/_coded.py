@@ -70,6 +70,14 @@ class Shape:
             context=max(2, self.places),
         )
 
+    def back(self) -> tuple[int, ...]:
+        """How far back each head begins by looking: to the places left, above, above on the right and two to the left.
+
+        What is read beside a place is the code of the one before it.
+        """
+        near = (0, self.columns - 1, max(0, self.columns - 2), 1)
+        return tuple(near[4 * head // self.heads] for head in range(self.heads))
+
 
 class _Sampling(Facts):
     temperature: Annotated[float, Field(gt=0.0, le=10.0)]
@@ -101,7 +109,7 @@ class CodeModel(nn.Module):
     def __init__(self, shape: Shape, *, seed: int = 0) -> None:
         super().__init__()
         self.shape = shape
-        self.net = transformer.Transformer(shape.transformer(), seed=seed)
+        self.net = transformer.Transformer(shape.transformer(), seed=seed, back=shape.back())
         self.register_buffer("log_frequency_LK", torch.zeros(shape.places, shape.codebook))
 
     @property

@@ -2,7 +2,8 @@
 
 Papers:  Qwen3 technical report (2025), arXiv:2505.09388; Su et al. (2021), arXiv:2104.09864 (rotary positions);
          Henry et al. (2020), arXiv:2010.04245 (QK-norm); Shazeer (2020), arXiv:2002.05202 (SwiGLU); Zhang and Sennrich
-         (2019), arXiv:1910.07467 (RMSNorm).
+         (2019), arXiv:1910.07467 (RMSNorm); Zheng, Li and Lucey (2024), arXiv:2404.01139 (heads that begin by looking
+         at a neighbor, there of picture nets).
 Shapes:  B batch, T time, D width, V vocabulary, N query heads, K key and value heads, H head size, F hidden of the MLP.
 """
 
@@ -20,6 +21,9 @@ from intaglio.nn.functions import attend, normalize, normalize_rotate, swiglu, v
 
 QK_GAIN = 1.3  # constant gain of the QK-norm on each side: scores reach QK_GAIN^2 * sqrt(H)
 EMBEDDING_STD = 0.05
+COMMON = 0.7  # of that: what all fresh embeddings have in common, by which heads look back
+CHANCE = 0.3  # of the usual: what else fresh queries and keys are made of
+TURNING = (0.4, 0.3, 0.2, 0.1)  # shares of the fastest pairs of a head in how it looks back
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +55,10 @@ class Shape:
         attended = (self.context if length is None else length) / 2
         return 2.0 * self.parameters() + 4.0 * self.layers * attended * self.width
 
+    def near(self) -> tuple[int, ...]:
+        """How many tokens back each query head begins by looking: 0 (the one that is read) to 3 or 4, evenly."""
+        return tuple((4 * head + self.heads // 2) // self.heads for head in range(self.heads))
+
 
 class Block(nn.Module):
     """Attention and MLP, each behind a norm and added to the stream. Projections of one input lie in one matrix."""
@@ -78,8 +86,9 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Token ids in, logits of the next token out; fresh weights come from ``seed`` alone.
+    """Token ids in, logits of the next token out; fresh weights come from ``seed`` and ``back`` alone.
 
+    back: how many tokens back each query head begins by looking, in every block; left out, ``Shape.near``.
     Norms have no trained gain except the last: the matrix after each takes that part. Output projections start at zero,
     so that every block starts as the identity. Rotary positions turn neighboring pairs (2i, 2i+1); ``to_qwen3`` puts
     the rows in the order of the layout that turns (i, i + H/2).
@@ -89,18 +98,18 @@ class Transformer(nn.Module):
 
     blocks: Sequence[Block]
 
-    def __init__(self, shape: Shape, *, seed: int = 0) -> None:
+    def __init__(self, shape: Shape, *, seed: int = 0, back: Sequence[int] | None = None) -> None:
         super().__init__()
         self.shape = shape
         self.embedding = nn.Embedding(shape.vocab, shape.width)
         self.blocks = cast("Sequence[Block]", nn.ModuleList(Block(shape) for _ in range(shape.layers)))
         self.gain = nn.Parameter(torch.ones(shape.width))
         self.register_buffer("turn_TH", rotation(shape, shape.context), persistent=False)
-        self.reset(seed)
+        self.reset(seed, shape.near() if back is None else back)
 
     @torch.no_grad()
-    def reset(self, seed: int) -> None:
-        """Fresh weights, a pure function of ``seed``."""
+    def reset(self, seed: int, back: Sequence[int]) -> None:
+        """Fresh weights, a pure function of ``seed`` and ``back``."""
         gen = torch.Generator().manual_seed(seed)
         for name, parameter in self.named_parameters():
             if parameter.ndim < 2:
@@ -110,6 +119,26 @@ class Transformer(nn.Module):
             else:
                 std = EMBEDDING_STD if name == "embedding.weight" else parameter.shape[1] ** -0.5
                 parameter.copy_(torch.empty(parameter.shape).normal_(0.0, std, generator=gen))
+        self._look(back, gen)
+
+    def _look(self, back: Sequence[int], gen: torch.Generator) -> None:
+        """Let each query head begin by looking so many tokens back, whatever these are.
+
+        All embeddings get a part in common (the logits rise by the same for all tokens, so nothing else follows from
+        it). Keys of all heads make one vector of it, queries the same one turned back: by rotary positions their
+        product is greatest at that distance.
+        """
+        shape = self.shape
+        common_D = torch.empty(shape.width).normal_(0.0, 1.0, generator=gen)
+        self.embedding.weight += COMMON * EMBEDDING_STD * common_D
+        share = torch.tensor(TURNING[: shape.head_dim // 2])
+        length = torch.zeros(shape.head_dim // 2)
+        length[: len(share)] = (share / share.sum() * shape.head_dim).sqrt()
+        turn_NH = torch.polar(length, -torch.tensor([*back, *[0] * shape.kv_heads])[:, None] * turning(shape))
+        qk_NH = torch.view_as_real(turn_NH).flatten(1)
+        for block in self.blocks:
+            qk = block.qkv.weight[: qk_NH.numel()]
+            qk.mul_(CHANCE).add_(2.0 * torch.outer(qk_NH.flatten(), common_D / common_D.norm()) / shape.width**0.5)
 
     def features(self, ids_BT: Tensor, *, dtype: torch.dtype = torch.float32) -> Tensor:
         """What goes into the vocabulary matrix: (B, T, D) in ``dtype``, the precision of all matrix products."""
@@ -137,9 +166,13 @@ class Transformer(nn.Module):
 
 def rotation(shape: Shape, length: int) -> Tensor:
     """The turns of the rotary positions 0..length-1 as unit complex numbers: (T, H/2) complex64."""
-    inverse = 1.0 / shape.rope_theta ** (torch.arange(0, shape.head_dim, 2).float() / shape.head_dim)
-    angle = torch.outer(torch.arange(length).float(), inverse)
+    angle = torch.outer(torch.arange(length).float(), turning(shape))
     return torch.polar(torch.ones_like(angle), angle)
+
+
+def turning(shape: Shape) -> Tensor:
+    """By how much a pair of a head is turned a position, in radians: (H/2), falling from 1."""
+    return 1.0 / shape.rope_theta ** (torch.arange(0, shape.head_dim, 2).float() / shape.head_dim)
 
 
 def from_qwen3(config: dict[str, Any], tensors: dict[str, Tensor]) -> Transformer:
