@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -38,18 +40,9 @@ def test_fresh_heads_look_at_their_distance_whatever_stands_there(back: tuple[in
             assert max(found) == found[distance] > 0.3, (head, distance, found)
 
 
-def test_heads_of_other_numbers_look_at_the_nearest_tokens() -> None:
-    assert Transformer(SHAPE).shape.near() == (0, 1, 2, 3)
-    assert Shape(vocab=8, layers=1, width=64, heads=8, kv_heads=8, hidden=8, context=8).near() == (
-        0,
-        1,
-        1,
-        2,
-        2,
-        3,
-        3,
-        4,
-    )
+@pytest.mark.parametrize(("heads", "near"), [(4, (0, 1, 2, 3)), (8, (0, 1, 1, 2, 2, 3, 3, 4))])
+def test_any_number_of_heads_looks_at_the_nearest_tokens(heads: int, near: tuple[int, ...]) -> None:
+    assert replace(SHAPE, heads=heads, kv_heads=heads).near() == near
 
 
 @torch.no_grad()
@@ -63,7 +56,7 @@ def test_what_embeddings_have_in_common_says_nothing_about_the_next_token() -> N
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_a_start_that_looks_at_neighbors_learns_in_steps_what_chance_does_not(seed: int) -> None:
+def test_heads_that_begin_at_the_right_places_learn_a_rule_sooner_than_others(seed: int) -> None:
     """Each token is the sum of those one and three before it: nothing but these two places helps."""
     near, far = (learned(back, seed=seed) for back in ((0, 1, 2, 3), (20, 25, 30, 35)))
     assert near < 0.6 * far, (near, far)
