@@ -115,21 +115,27 @@ def test_best_is_kept_not_last(tmp_path: Path) -> None:
     assert trained.best_step == 2 and trained.best_loss == 1.0 and float(model.weight.detach()) == seen[1] != seen[3]
 
 
-def test_goes_back_once_and_says_so(tmp_path: Path) -> None:
+def test_goes_back_and_says_so(tmp_path: Path) -> None:
     _, trained, ctx = _train(tmp_path, spoil=(25,))
     assert trained.rollbacks == 1 and trained.steps == 40
     assert ctx.warnings == ["training diverged at step 26; went back to step 20 with half the learning rate"]
 
 
-def test_second_divergence_keeps_the_best(tmp_path: Path) -> None:
-    weights, trained, ctx = _train(tmp_path, spoil=(25, 35))
-    assert trained.rollbacks == 1 and trained.steps == 36 and weights.isfinite().all()
-    assert "kept the best state, of step 30" in ctx.warnings[-1]
+def test_comes_through_after_several_returns(tmp_path: Path) -> None:
+    _, trained, ctx = _train(tmp_path, spoil=(25, 35, 36))
+    assert trained.rollbacks == 3 and trained.steps == 40 and trained.best_step > 30
+    assert [text.split(";")[0] for text in ctx.warnings] == [f"training diverged at step {n}" for n in (26, 36, 37)]
 
 
-def test_second_divergence_without_heldout_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(Diverged, match="diverged twice"):
-        _train(tmp_path, spoil=(25, 35), heldout=False)
+def test_one_divergence_more_keeps_the_best(tmp_path: Path) -> None:
+    weights, trained, ctx = _train(tmp_path, spoil=(25, 35, 36, 37))
+    assert trained.rollbacks == 3 and trained.steps == 38 and weights.isfinite().all()
+    assert "after 3 returns; kept the best state, of step 30" in ctx.warnings[-1]
+
+
+def test_one_divergence_more_without_heldout_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(Diverged, match="diverged at step 38, after 3 returns"):
+        _train(tmp_path, spoil=(25, 35, 36, 37), heldout=False)
 
 
 def test_going_back_resumes_to_the_same_bits(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 
 import pytest
@@ -41,3 +43,14 @@ def test_old_ones_are_forgotten_and_no_single_one_counts_beyond_measure() -> Non
     assert foretold.corrected("gpt", 10.0, **HERE) == 10.0
     foretold.learn("gpt", 0.0, 10.0, **HERE)
     assert foretold.corrected("gpt", 10.0, **HERE) == 10.0
+
+
+def test_a_file_edited_into_another_form_counts_as_none() -> None:
+    foretold.learn("gpt", 10.0, 20.0, **HERE)
+    whole = json.loads(foretold._path().read_text())
+    (here,) = whole
+    for other in ([], {here: []}, {here: {"gpt": 3}}, {here: {"gpt": ["2.0"]}}, {here: {"gpt": [math.nan, 10**400]}}):
+        foretold._path().write_text(json.dumps(other))
+        assert foretold.corrected("gpt", 40.0, **HERE) == 40.0
+        foretold.learn("gpt", 10.0, 20.0, **HERE)
+        assert foretold.corrected("gpt", 40.0, **HERE) == 80.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,17 @@ def test_an_hour_later_it_is_measured_again(tmp_path: Path, monkeypatch: pytest.
     assert machine.measured("cpu", 1).gflops == 3.0
     now -= 10_000  # a clock put back
     assert machine.measured("cpu", 1).gflops == 5.0
+
+
+def test_a_file_edited_into_another_form_is_measured_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INTAGLIO_HOME", str(tmp_path))
+    monkeypatch.setattr(machine, "_measure", lambda device, threads: [1.0, 2.0])
+    machine.measured("cpu", 1)
+    path = cache_folder("machine") / "speed.json"
+    (name,) = json.loads(path.read_text())
+    for other in ([], {name: 3}, {name: [1.0]}, {name: ["fast", 2.0, 1e12]}):
+        path.write_text(json.dumps(other))
+        assert machine.measured("cpu", 1).gflops == 1.0
 
 
 def test_where_nothing_can_be_kept_it_is_measured_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

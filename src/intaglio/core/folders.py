@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,16 @@ def remembered(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def numbers(value: Any) -> list[float]:
+    """A remembered row of finite numbers; empty where it is anything else, as in a file edited by hand."""
+    row = value if isinstance(value, list) else []
+    return [float(each) for each in row] if all(_finite(each) for each in row) else []
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
 
 
 def remember(path: Path, values: Mapping[str, Any]) -> None:

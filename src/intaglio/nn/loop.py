@@ -33,11 +33,12 @@ __all__ = ["Diverged", "Plan", "Report", "Trained", "patience", "train"]
 
 AVERAGED_EVERY = 4  # steps: the average of weights moves so slowly that every fourth step tells it as much
 RESAMPLES = 1000  # of the held-out units, for the interval of a difference
+RETURNS = 3  # to the last good state where the loss diverges, each at half the learning rate of before
 CURVE_POINTS = 400  # a curve keeps about this many points, however long the training
 
 
 class Diverged(RuntimeError):
-    """The loss grew without bound twice, the second time at half the learning rate, and nothing good was kept."""
+    """The loss grew without bound again after every return to the last good state, and nothing good was kept."""
 
 
 class Report(Protocol):
@@ -80,7 +81,8 @@ def train(
         identity: what the state must agree with (plain JSON): model config, data. The plan is always part of it.
         say:      makes a sentence for people from an English template and its values (``core.i18n.t``).
     Errors:
-        Diverged: the loss became infinite, or grew far past its start, again after one return to the last good state.
+        Diverged: the loss became infinite, or grew far past its start, again after ``RETURNS`` returns to the last good
+            state, each at half the learning rate, and no state was judged by held-out data.
         DiskFull: the resumable states would not fit on the disk; raised before any work.
         LostProcess: another process of a shared training ended.
     """
@@ -362,15 +364,17 @@ class _Run:
             self.report.warn(self.say(text, step=self.state.step, what=what))
 
     def _roll_back(self) -> bool:
-        """Return to the last good state at half the learning rate; False if that was done once before."""
+        """Return to the last good state at half the learning rate; False after ``RETURNS`` of them."""
         possible = bool(self.world.tell(self.first and self.keeper.can_go_back())[0])
-        if self.state.done.rollbacks or not possible:
-            if not self.world.tell(self.state.done.best_loss is not None)[0]:
-                raise Diverged(self.say("the loss diverged twice, at step {step} at last", step=self.state.step))
-            text = "training diverged again at step {step}; kept the best state, of step {best}"
-            self.report.warn(self.say(text, step=self.state.step, best=self.state.done.best_step))
+        failed, times, done = self.state.step, self.state.done.rollbacks, self.state.done
+        if times >= RETURNS or not possible:
+            if not self.world.tell(done.best_loss is not None)[0]:
+                text = "the loss diverged at step {step}, after {times} returns to a good state with ever lower rates"
+                raise Diverged(self.say(text, step=failed, times=times))
+            text = "training diverged at step {step}, after {times} returns; kept the best state, of step {best}"
+            self.report.warn(self.say(text, step=failed, times=times, best=done.best_step))
             return False
-        failed, resumed = self.state.step, self.state.done.resumed_at
+        resumed = done.resumed_at
         self.state = self._load("good")
         self.state.done.resumed_at = resumed
         self.state.learning_rate *= 0.5

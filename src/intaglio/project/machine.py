@@ -14,7 +14,7 @@ from typing import Any
 
 from intaglio.core.contracts import Machine
 from intaglio.core.errors import UserError
-from intaglio.core.folders import cache_folder, remember, remembered
+from intaglio.core.folders import cache_folder, numbers, remember, remembered
 from intaglio.core.i18n import t
 from intaglio.core.registry import import_or_explain
 
@@ -120,10 +120,11 @@ def measured(device: str, threads: int) -> Machine:
     cache = cache_folder("machine") / "speed.json"
     name = f"5/{kind(device, threads)}"  # the number: how it is measured
     known = remembered(cache)
-    if name not in known or not 0 <= time.time() - known[name][2] < KEPT_S:
-        known[name] = [*_measure(device, threads), time.time()]
-        remember(cache, known)
-    fp32, bf16, _ = known[name]
+    row = numbers(known.get(name))
+    if len(row) != 3 or not 0 <= time.time() - row[2] < KEPT_S:
+        row = [*_measure(device, threads), time.time()]
+        remember(cache, {**known, name: row})
+    fp32, bf16, _ = row
     return Machine(device, threads, fp32, bf16, memory_bytes())
 
 
