@@ -58,8 +58,8 @@ demo: $(STAMP)
 	$(BIN)/intaglio demo
 
 bench: $(STAMP)
-	@set -e; for file in bench/[a-z]*.py; do echo "== $$file" >&2; $(BIN)/python $$file $(BENCH_ARGS); done
-	@$(BIN)/python bench/_table.py
+	@failed=; for file in bench/[a-z]*.py; do echo "== $$file" >&2; $(BIN)/python $$file $(BENCH_ARGS) || failed="$$failed $$file"; done; \
+	  $(BIN)/python bench/_table.py && { test -z "$$failed" || { echo "error: these ended early:$$failed" >&2; exit 1; }; }
 
 # What models make of real pictures, films, sounds, tunes and texts: sheets of docs/quality and figures in bench/results, rewritten.
 sheets: $(STAMP)

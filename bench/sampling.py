@@ -61,7 +61,7 @@ def export(folder: Path) -> None:
                 matrix.weight.normal_(0.0, 0.05, generator=gen)
     config, tensors = to_qwen3(model)
     save_tensors(folder / "model.safetensors", tensors)
-    (folder / "config.json").write_text(json.dumps({**config, "eos_token_id": None, "bos_token_id": 0}))
+    (folder / "config.json").write_text(json.dumps(config))
     few = character_tokenizer(Counter(dict.fromkeys("ab", 1))).size - 2  # as many tokens as the weights have rows
     letters = Counter({chr(0x4E00 + number): 1 for number in range(shape.vocab - few)})
     character_tokenizer(letters).save(folder, context=shape.context)
@@ -96,6 +96,7 @@ def transformers(folder: Path, dtype: str, device: str = "cpu") -> Callable[[int
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
     model.to(device).eval()
+    model.generation_config.eos_token_id = None  # no text ends by itself
 
     def run(batch: int, tokens: int) -> list[int]:
         ids = torch.full((batch, 1), FIRST, device=device)
@@ -103,7 +104,6 @@ def transformers(folder: Path, dtype: str, device: str = "cpu") -> Callable[[int
             made = model.generate(
                 ids,
                 attention_mask=torch.ones_like(ids),
-                min_new_tokens=tokens,
                 max_new_tokens=tokens,
                 do_sample=False,
                 use_cache=True,

@@ -21,15 +21,13 @@ from vae import common, parts, place, show, tell
 
 from intaglio.core.contracts import Item
 from intaglio.media import music as notes
-from intaglio.media._abc import pitches
 from intaglio.models import music
 from tests.support import ItemList, RunContext, kept
 
 BOOKS = ("oneills1850", "airdsAirs", "ryansMammoth")
-EVERY, SHOWN, KNOWN, BARS = 16, 8, 500, 16
+EVERY, SHOWN, BARS = 16, 8, 16
 ONEILLS, CHORALES = (200, 50), (60, 41)  # to learn from, held out
 STEPS = {"tunes": 450, "chorales": 260, "keys": 160}
-TONICS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 PUT_TOGETHER = ("notes_per_beat", "sounding_at_once", "pitch_class_bits", "pitch_class_overlap")
 KEPT = ("parameters", "left_out", "train_documents", "passes", "steps", "best_step", "seconds")
 
@@ -62,7 +60,7 @@ def in_midi(ctx: RunContext) -> list[Item]:
 
 
 def tunes(options: argparse.Namespace) -> dict[str, Any]:
-    """All tunes: bits, what the rules bring, memory, how tunes close, and the first reel and jig."""
+    """All tunes: bits, what the rules bring, memory, and the first reel and jig."""
     texts = common.tunes(*BOOKS)
     splits = ["heldout" if number % EVERY == EVERY - 1 else "train" for number in range(len(texts))]
     _, player, found = learned(in_abc(texts, splits), "tunes", options)
@@ -72,28 +70,16 @@ def tunes(options: argparse.Namespace) -> dict[str, Any]:
     ]
     rules = [
         {"what": what, "with_rules": found[what], "without": found[f"{what}_without_rules"]}
-        for what in ("whole_bars", "square_sections")
+        | {"training": found.get(f"{what}_of_training")}
+        for what in ("whole_bars", "square_sections", "several_sections", "ends_on_its_key")
     ]
     abc = {kind: player.texts(range(1, SHOWN + 1), start=f"R:{kind}\n") for kind in ("reel", "jig")}
     for kind, made in abc.items():
         tune = music.tune_from(made[0])
         show(f"tunes-{kind}", notes.score(tune, title=f"{kind.capitalize()} in {tune.key}"), options)
-    closes = [
-        {"what": "drawn reels and jigs", **closed([music.tune_from(each) for made in abc.values() for each in made])},
-        {"what": "training tunes", **closed([notes.parse(text) for text in texts[:: len(texts) // KNOWN]])},
-    ]
-    facts = {"square_sections_of_training": found["square_sections_of_training"], "memory": found["memorization"]}
-    return tell("tunes", {"table": table, "rules": rules, "closes": closes, "abc": abc, **facts, **brief(found)})
-
-
-def closed(tunes: Sequence[notes.Tune]) -> dict[str, Any]:
-    """Shares of tunes that have a single section, and whose last note is that of their key."""
-    single = home = 0
-    for tune in tunes:
-        key = TONICS[tune.key[0]] + {"#": 1, "b": -1}.get(tune.key[1:2], 0)
-        last = [pitch for bar in pitches(tune) for chord in bar for pitch in chord][-1]
-        single, home = single + (len(music.sections_of(tune)) == 1), home + ((last - key) % 12 == 0)
-    return {"tunes": len(tunes), "single_section": single / len(tunes), "ends_on_its_key": home / len(tunes)}
+    habits = [{"of": of, **music.shares_of(made)} for of, made in abc.items()]
+    facts = {"habits": habits, "memory": found["memorization"]}
+    return tell("tunes", {"table": table, "rules": rules, "abc": abc, **facts, **brief(found)})
 
 
 def brief(found: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from intaglio.core.contracts import Item, Machine, Size
 from intaglio.core.errors import UserError
 from intaglio.media import Unreadable, music, sniff
 from intaglio.models import music as model
-from intaglio.models._notes import Form, Rules, plain, tokenizer_of, tune_from
+from intaglio.models._notes import Form, Habits, Rules, plain, tokenizer_of, tune_from
 from intaglio.models._tokenizers import TextTokenizer
 from tests.support import DEVICE, ItemList, RunContext
 
@@ -74,18 +76,34 @@ def walk(rules: Rules, tokens: TextTokenizer, seed: int, start: str = "") -> str
     raise AssertionError("it does not end")
 
 
-@pytest.mark.parametrize("square", [0, 8])
-def test_whatever_is_drawn_under_the_rules_has_whole_bars_and_an_end(square: int) -> None:
+@pytest.mark.parametrize("habits", [Habits(), Habits(square=8), Habits(square=8, sections=2, home=True)])
+def test_whatever_is_drawn_under_the_rules_has_whole_bars_and_an_end(habits: Habits) -> None:
     tokens = tokenizer()
-    rules = Rules(tokens, bars=12, square=square)
+    rules = Rules(tokens, bars=60 if habits.home else 12, habits=habits)
+    brought_to_an_end = 0
     for seed in range(60):
         text = walk(rules, tokens, seed)
         tune = tune_from(text)
         whole, bars = music.complete_bars(tune)
-        assert 0 < whole == bars <= 18, text
+        assert 0 < whole == bars <= rules.bars + 6, text
         assert text.endswith(("|]", ":|"))
         assert [bar.beats for bar in tune_from(plain(tune)).measures] == [bar.beats for bar in tune.measures]
-        assert not square or all(count in (4, 8) for count in model.sections_of(tune)), text
+        lengths = model.sections_of(tune)
+        assert not habits.square or all(count in (4, 8) for count in lengths), text
+        if bars < rules.bars and habits.home:
+            last = re.findall(r"[_^=]?[A-Ga-g]", text)[-1]
+            assert len(lengths) >= habits.sections and last.upper() == tune.key[0], text
+            brought_to_an_end += 1
+    assert not habits.home or brought_to_an_end > 5
+
+
+def test_what_nearly_all_tunes_do_becomes_a_habit() -> None:
+    parts = f"F#m\n{'FGAB|' * 3}FGAB:|{'FGAB|' * 3}FGAF", "G\n" + "GABc|" * 8, "A\nABcA"
+    two, away, one = (f"M:2/4\nL:1/8\nK:{part}|]" for part in parts)
+    assert model.habits_of([two] * 9 + [away]) == Habits(square=4, sections=2, home=True)
+    assert model.habits_of([two, away]) == Habits(square=4), "half of them"
+    assert model.habits_of([two, one]) == Habits(home=True)
+    assert model.habits_of([]) == model.habits_of(["no tune"]) == Habits()
 
 
 def test_the_rules_let_real_tunes_through_and_stop_what_does_not_fit() -> None:
@@ -138,8 +156,10 @@ def test_tunes_are_learned_and_come_as_sound_midi_abc_and_score(
     assert figures["train_documents"] == 23 and figures["left_out"] == 1
     assert [text for text in ctx.warnings if "letter.txt" in text]
     assert figures["whole_bars"] == 1.0 > figures["whole_bars_without_rules"]
+    assert figures["several_sections_of_training"] > 0.9
     assert figures["heldout_bits_per_token"] < 9 and 3 < figures["baseline_unigram_bits_per_token"] < 6
     loaded = component().load(ctx.out, device=DEVICE, threads=1)
+    assert loaded.rules.habits == Habits(square=4, sections=2)
     (item,) = loaded.sample([5], ctx)
     assert [file.name for file in item.files] == ["tune.wav", "tune.mid", "tune.abc", "score.png"]
     mimes = [sniff.sniff(ctx.path(file).read_bytes()[: sniff.HEAD_BYTES]).mime for file in item.files]
@@ -154,6 +174,16 @@ def test_tunes_are_learned_and_come_as_sound_midi_abc_and_score(
     assert all(text.startswith("M:6/8\nL:1/8\nK:G\nGAB") for text in started) and started[0] != started[1]
     exported = component().export(ctx.out, tmp_path / "export")
     assert {path.name for path in exported} >= {"config.json", "model.safetensors", "tokenizer.json"}
+
+
+def test_a_checkpoint_of_before_there_were_more_habits_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "JUDGED", 1)
+    ctx = RunContext(tmp_path)
+    component(steps=1).fit(ItemList(tunes(ctx)), ctx)
+    path = ctx.out / "intaglio.json"
+    facts = json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps({key: value for key, value in facts.items() if key not in ("sections", "home")}))
+    assert component().load(ctx.out, device=DEVICE, threads=1).rules.habits == Habits(square=4)
 
 
 def test_no_tune_is_refused_with_what_to_do(tmp_path: Path) -> None:

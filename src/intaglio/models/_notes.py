@@ -104,11 +104,29 @@ def tokenizer_over(texts: Iterable[str]) -> TextTokenizer:
 
 
 # ----------------------------------------------------------------------------------------------------------- the rules
+@dataclasses.dataclass(frozen=True)
+class Habits:
+    """What nearly all tunes learned from do, and those made shall do as well.
+
+    square: their sections have 4, 8 .. bars, at most so many; 0 where they are of any length. sections: they have at
+    least so many. home: their last note is that of their key, in any octave.
+    """
+
+    square: int = 0
+    sections: int = 1
+    home: bool = False
+
+
+def at_home(key: str, pitch: str) -> bool:
+    """True where a note is the one its key is named after, as written: an ``F`` in ``F#m``, a ``c`` in ``C``."""
+    return bool(key) and pitch.rstrip(",'").upper() == key[:1].upper()
+
+
 class Rules:
     """The tokens of one vocabulary by what they are, and the answers already given; shared by many ``Form``."""
 
-    def __init__(self, tokenizer: TextTokenizer, *, bars: int, square: int = 0) -> None:
-        self.bars, self.square = bars, square
+    def __init__(self, tokenizer: TextTokenizer, *, bars: int, habits: Habits | None = None) -> None:
+        self.bars, self.habits = bars, habits or Habits()
         self.size = tokenizer.size
         self.index = {name: number for number, name in enumerate(tokenizer.strings) if number == 0 or number > 256}
         self.pitches = [name for name in self.index if re.fullmatch(r"[_^=]{0,2}[A-Ga-g][,']*", name)]
@@ -136,13 +154,12 @@ class Form:
 
     A bar line stands only where the bar is full; a section may begin with an upbeat of up to half a bar and then end
     that much short; ``>`` and ``(3`` need room for all their notes; a tie goes on with its own pitch; the tune ends
-    after ``|]`` or ``:|``, and from ``rules.bars`` bars on it must. With ``rules.square`` sections have 4, 8 .. bars,
-    at most so many.
+    after ``|]`` or ``:|``, and from ``rules.bars`` bars on it must. Before that it keeps to ``rules.habits``.
     """
 
     def __init__(self, rules: Rules, prompt: str = "") -> None:
         self.rules, self.read = rules, 0
-        self.state = _State(most=rules.bars, square=rules.square)
+        self.state = _State(most=rules.bars, habits=rules.habits)
         for token in _TOKEN.findall(prompt):
             self.state.take(token)
 
@@ -162,12 +179,15 @@ class _State:
     much of the bar its unit takes, sized: whether its length stands there. forced, left: the length of so many notes
     to come, paid for already; leads: the note decides their length. plain: in no group. tie: the pitch that must
     follow. ending: 1 or 2 within one. bars, section: whole bars of the tune and of the section or
-    ending; before: of the section before its first ending.
+    ending; before: of the section before its first ending. sections: ended. key: as its line names it; last: the pitch
+    that sounded last.
     """
 
     most: int
-    square: int = 0
+    habits: Habits = Habits()
     head: str = ""
+    key: str = ""
+    last: str = ""
     full: Fraction = Fraction(0)
     room: Fraction = Fraction(0)
     fresh: bool = True
@@ -187,6 +207,7 @@ class _State:
     bars: int = 0
     section: int = 0
     before: int = 0
+    sections: int = 0
     after: str = ""
 
     # -- reading
@@ -196,6 +217,8 @@ class _State:
             self.head = token[0]
             if token[0] == "M":
                 self.full = self.room = _eighths(token)
+            if token[0] == "K":
+                self.key = token[2:].strip()
         elif "|" in token:
             self._bar(token)
         elif token in TUPLETS:
@@ -213,6 +236,7 @@ class _State:
 
     def _pitch(self, token: str) -> None:
         self.note, self.sized, self.tie, self.after = token, False, "", ""
+        self.last = token if token != "z" else self.last
         if self.left:
             self.left, self.length, self.cost = self.left - 1, self.forced, Fraction(0)
             self.plain = self.leads = False
@@ -237,6 +261,7 @@ class _State:
             self.fresh, self.bars, self.section = False, self.bars + 1, self.section + 1
         self.room, self.note, self.left, self.group = self.full, "", 0, 0
         self.after = token
+        self.sections += token in (":||:", ":|", "||", "|]") or (token == "|:" and not begins)
         if token in ("|:", ":||:", ":|", "||"):
             self.fresh, self.upbeat, self.ending, self.section = True, Fraction(0), 0, 0
             self.before = 0
@@ -263,7 +288,7 @@ class _State:
                 yield from self._tuplets()
             if self.bars == 0 and self.room == self.full and not self.after:
                 yield "|:"
-            if self.after == ":|":
+            if self.after == ":|" and self._at_end(self.sections):
                 yield ""
 
     def _pitches(self, rules: Rules) -> Iterator[str]:
@@ -300,20 +325,24 @@ class _State:
             yield "-"
         yield from self._bars()
 
+    def _at_end(self, sections: int) -> bool:
+        """Whether a tune of so many sections may end with the note that sounded last."""
+        return sections >= self.habits.sections and (not self.habits.home or at_home(self.key, self.last))
+
     def _aligned(self) -> bool:
-        return not self.square or (self.before + self.section + 1) % 4 == 0
+        return not self.habits.square or (self.before + self.section + 1) % 4 == 0
 
     def _goes_on(self) -> bool:
         if not self._aligned():
             return True
-        long = self.square and self.before + self.section + 1 >= self.square
+        long = self.habits.square and self.before + self.section + 1 >= self.habits.square
         return self.bars + 1 < self.most and not long and not (self.ending and self.section >= 1)
 
     def _bars(self) -> Iterator[str]:
         if self.room == 0:
             if self._goes_on():
                 yield "|"
-                if self.ending == 0 and (self.section % 4 == 2 if self.square else self.section >= 1):
+                if self.ending == 0 and (self.section % 4 == 2 if self.habits.square else self.section >= 1):
                     yield "|1"
             yield from self._ends()
         elif self.fresh and self.full - self.room <= self.full / 2:
@@ -326,11 +355,12 @@ class _State:
         if not self._aligned():
             return
         over = self.bars + 1 >= self.most
+        last = ("|]",) if over or self._at_end(self.sections + 1) else ()
         if self.ending == 1:
             yield ":|2"
         elif self.ending == 2:
-            yield from ("|]",) if over else ("|]", "||", "|:")
+            yield from last if over else (*last, "||", "|:")
         elif self.section >= 1 or over:
             yield from (":|",) if over else (":|", ":||:")
             if not self.repeat:
-                yield from ("|]",) if over else ("|]", "||", "|:")
+                yield from last if over else (*last, "||", "|:")

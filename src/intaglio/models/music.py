@@ -10,6 +10,7 @@ Code:    ours. In ABC, of a MIDI file the upper voice is taken; with ``notation 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import itertools
 import math
@@ -26,10 +27,10 @@ from intaglio.core.config import Names, Role, StepConfig
 from intaglio.core.contracts import Context, Dataset, Estimate, Item, Machine, Sampling, Size
 from intaglio.core.i18n import t
 from intaglio.media import Unreadable, music
-from intaglio.media._abc import pitches
+from intaglio.media._abc import LETTERS, SEMITONES, pitches, signature
 from intaglio.models._corpus import Corpus, prepare
 from intaglio.models._memory import of_texts
-from intaglio.models._notes import Form, Rules, plain, tokenizer_over, tune_from
+from intaglio.models._notes import Form, Habits, Rules, plain, tokenizer_over, tune_from
 from intaglio.models._performer import MIDI, Performer, room_of
 from intaglio.models._pretrain import EXPORTED, begin, estimate_of, metrics_of, read, save, train_on
 from intaglio.models._qwen import Written
@@ -43,8 +44,8 @@ from intaglio.nn.order import derive
 TEMPERATURE, MIN_P = 0.85, 0.05
 JUDGED = 24  # tunes drawn for the figures, with and without the rules
 SHOWN = 3
-SQUARE, LOOKED_AT = 0.75, 500  # from this share of 4, 8, 12 .. bars among so many tunes on, sections are kept square
-COVERED = 0.9  # and as long as this share of them is
+HABIT, LOOKED_AT = 0.75, 500  # what this share of so many tunes does, those made do as well (models/_notes.py, Habits)
+COVERED = 0.9  # sections are as long as this share of them is, and as many as this share of tunes has
 TOKENS_OF_A_BAR = 20  # at most, nearly always
 ENGRAVING = 3.0  # seconds of the tunes shown: scores and sound
 
@@ -79,6 +80,8 @@ class _Facts(Written):
     notation: Literal["abc", "midi"] = "abc"  # a checkpoint older than the second notation names none
     bars: int = Field(ge=2, le=400)
     square: int | None = Field(default=None, ge=0, le=4_096)
+    sections: int = Field(default=1, ge=1, le=100)  # a checkpoint older than this habit has none, nor the next
+    home: bool = False
     tokens_of_a_bar: int | None = Field(default=None, ge=1, le=100_000)
 
     @model_validator(mode="after")
@@ -140,14 +143,15 @@ class Component:
     def _player(self, writer: Writer, tunes: Tunes) -> Player | Performer:
         if self.config.notation == "midi":
             return Performer(writer, bars=self.config.bars, tokens_of_a_bar=room_of(tunes))
-        return Player(writer, bars=self.config.bars, square=square_of(_some(tunes)))
+        return Player(writer, bars=self.config.bars, habits=habits_of(_some(tunes)))
 
     def load(self, folder: Path, *, device: str, threads: int) -> Player | Performer:
         """The checkpoint written by ``fit``. Errors: UserError where a file is missing or damaged."""
         facts, writer = read(folder, _Facts, device=device, threads=threads)
         if facts.get("notation") == "midi":
             return Performer(writer, bars=facts["bars"], tokens_of_a_bar=facts["tokens_of_a_bar"])
-        return Player(writer, bars=facts["bars"], square=facts["square"])
+        habits = Habits(**{each.name: facts[each.name] for each in dataclasses.fields(Habits) if each.name in facts})
+        return Player(writer, bars=facts["bars"], habits=habits)
 
     def export(self, folder: Path, to: Path) -> list[Path]:
         """A folder for ``transformers.AutoModelForCausalLM.from_pretrained``; it writes the plain ABC of the tunes."""
@@ -219,18 +223,19 @@ class Player:
 
     makes = "audio"
 
-    def __init__(self, writer: Writer, *, bars: int, square: int) -> None:
+    def __init__(self, writer: Writer, *, bars: int, habits: Habits) -> None:
         self.writer, self.bars = writer, bars
-        self.rules = Rules(writer.tokenizer, bars=bars, square=square)
+        self.rules = Rules(writer.tokenizer, bars=bars, habits=habits)
 
     @property
     def facts(self) -> dict[str, Any]:
         """What ``intaglio.json`` has to hold to load it again."""
-        return {"notation": "abc", "bars": self.bars, "square": self.rules.square}
+        return {"notation": "abc", "bars": self.bars, **dataclasses.asdict(self.rules.habits)}
 
     def figures(self, tunes: Tunes, seed: int) -> dict[str, Any]:
         """How the bars and sections of some tunes come out, beside those learned from."""
-        return {"square_sections_of_training": round(square_share(_some(tunes)), 4), **judge(self, seed)}
+        learned = shares_of(_some(tunes))
+        return {**{f"{name}_of_training": share for name, share in learned.items()}, **judge(self, seed)}
 
     def show(self, out: Path, ctx: Context) -> None:
         """A few tunes beside the checkpoint: ABC, scores, sound."""
@@ -323,7 +328,7 @@ def per_token(corpus: Corpus, bits_per_char: float | None) -> dict[str, Any]:
 
 
 def judge(player: Player, seed: int) -> dict[str, Any]:
-    """Share of whole bars of some tunes drawn with the rules and without, and of sections of 4, 8, 12 bars."""
+    """How some tunes come out that are drawn with the rules and without: the share of whole bars, and ``shares_of``."""
     seeds = [derive(seed, "judged", number) for number in range(JUDGED)]
     found: dict[str, Any] = {"judged_tunes": JUDGED}
     for name, ruled in (("", True), ("_without_rules", False)):
@@ -335,31 +340,52 @@ def judge(player: Player, seed: int) -> dict[str, Any]:
             except Unreadable:
                 good, count = 0, 1  # a text that is no tune counts as one bar that is not whole
             whole, bars = whole + good, bars + count
-        found[f"whole_bars{name}"] = round(whole / max(1, bars), 4)
-        found[f"square_sections{name}"] = round(square_share(texts), 4)
+        shares = {"whole_bars": round(whole / max(1, bars), 4), **shares_of(texts)}
+        found |= {f"{key}{name}": share for key, share in shares.items()}
     return found
 
 
-def square_share(texts: Iterable[str]) -> float:
-    """Share of sections whose bars four divides."""
-    lengths = _lengths(texts)
-    return sum(n % 4 == 0 for n in lengths) / max(1, len(lengths))
+def shares_of(texts: Sequence[str]) -> dict[str, float]:
+    """square_sections: the share of sections whose bars four divides. several_sections, ends_on_its_key: of tunes."""
+    tunes = _readable(texts)
+    lengths = [sections_of(tune) for tune in tunes]
+    flat = [*itertools.chain.from_iterable(lengths)]
+    shares = {
+        "square_sections": sum(n % 4 == 0 for n in flat) / max(1, len(flat)),
+        "several_sections": sum(len(each) > 1 for each in lengths) / max(1, len(texts)),
+        "ends_on_its_key": sum(map(_ends_on_its_key, tunes)) / max(1, len(texts)),
+    }
+    return {name: round(share, 4) for name, share in shares.items()}
 
 
-def square_of(texts: Sequence[str]) -> int:
-    """How many bars, a multiple of four, most sections of these tunes do not exceed; 0 where they are not square."""
-    lengths = sorted(_lengths(texts))
-    if not lengths or square_share(texts) < SQUARE:
-        return 0
-    return 4 * math.ceil(lengths[int(COVERED * (len(lengths) - 1))] / 4)
+def habits_of(texts: Sequence[str]) -> Habits:
+    """What most of these tunes have in common; nothing where there are none."""
+    lengths = [found for found in map(sections_of, _readable(texts)) if found]
+    if not lengths:
+        return Habits()
+    shares, flat = shares_of(texts), sorted(itertools.chain.from_iterable(lengths))
+    longest = flat[int(COVERED * (len(flat) - 1))]
+    return Habits(
+        square=4 * math.ceil(longest / 4) if shares["square_sections"] >= HABIT else 0,
+        sections=sorted(map(len, lengths), reverse=True)[math.ceil(COVERED * len(lengths)) - 1],
+        home=shares["ends_on_its_key"] >= HABIT,
+    )
 
 
-def _lengths(texts: Iterable[str]) -> list[int]:
-    lengths: list[int] = []
+def _readable(texts: Iterable[str]) -> list[music.Tune]:
+    found = []
     for text in texts:
         with contextlib.suppress(Unreadable):
-            lengths += sections_of(tune_from(text))
-    return lengths
+            found.append(tune_from(text))
+    return found
+
+
+def _ends_on_its_key(tune: music.Tune) -> bool:
+    """Whether its last note is the one its key is named after, in any octave."""
+    letter, heard = LETTERS.find(tune.key[:1] or "?"), [*_sounding(tune)]
+    if letter < 0 or not heard:
+        return False
+    return (heard[-1] - SEMITONES[letter] - signature(tune.key).get(letter, 0)) % 12 == 0
 
 
 def sections_of(tune: music.Tune) -> list[int]:
