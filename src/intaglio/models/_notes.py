@@ -109,17 +109,13 @@ class Habits:
     """What nearly all tunes learned from do, and those made shall do as well.
 
     square: their sections have 4, 8 .. bars, at most so many; 0 where they are of any length. sections: they have at
-    least so many. home: their last note is that of their key, in any octave.
+    least so many. home: their last note is that of their key, in any octave; no rule of ``Form``, since nobody knows
+    which note will be the last: whoever draws tries again.
     """
 
     square: int = 0
     sections: int = 1
     home: bool = False
-
-
-def at_home(key: str, pitch: str) -> bool:
-    """True where a note is the one its key is named after, as written: an ``F`` in ``F#m``, a ``c`` in ``C``."""
-    return bool(key) and pitch.rstrip(",'").upper() == key[:1].upper()
 
 
 class Rules:
@@ -179,15 +175,12 @@ class _State:
     much of the bar its unit takes, sized: whether its length stands there. forced, left: the length of so many notes
     to come, paid for already; leads: the note decides their length. plain: in no group. tie: the pitch that must
     follow. ending: 1 or 2 within one. bars, section: whole bars of the tune and of the section or
-    ending; before: of the section before its first ending. sections: ended. key: as its line names it; last: the pitch
-    that sounded last.
+    ending; before: of the section before its first ending. sections: ended.
     """
 
     most: int
     habits: Habits = Habits()
     head: str = ""
-    key: str = ""
-    last: str = ""
     full: Fraction = Fraction(0)
     room: Fraction = Fraction(0)
     fresh: bool = True
@@ -217,8 +210,6 @@ class _State:
             self.head = token[0]
             if token[0] == "M":
                 self.full = self.room = _eighths(token)
-            if token[0] == "K":
-                self.key = token[2:].strip()
         elif "|" in token:
             self._bar(token)
         elif token in TUPLETS:
@@ -236,7 +227,6 @@ class _State:
 
     def _pitch(self, token: str) -> None:
         self.note, self.sized, self.tie, self.after = token, False, "", ""
-        self.last = token if token != "z" else self.last
         if self.left:
             self.left, self.length, self.cost = self.left - 1, self.forced, Fraction(0)
             self.plain = self.leads = False
@@ -288,7 +278,7 @@ class _State:
                 yield from self._tuplets()
             if self.bars == 0 and self.room == self.full and not self.after:
                 yield "|:"
-            if self.after == ":|" and self._at_end(self.sections):
+            if self.after == ":|" and self.sections >= self.habits.sections:
                 yield ""
 
     def _pitches(self, rules: Rules) -> Iterator[str]:
@@ -325,10 +315,6 @@ class _State:
             yield "-"
         yield from self._bars()
 
-    def _at_end(self, sections: int) -> bool:
-        """Whether a tune of so many sections may end with the note that sounded last."""
-        return sections >= self.habits.sections and (not self.habits.home or at_home(self.key, self.last))
-
     def _aligned(self) -> bool:
         return not self.habits.square or (self.before + self.section + 1) % 4 == 0
 
@@ -355,7 +341,7 @@ class _State:
         if not self._aligned():
             return
         over = self.bars + 1 >= self.most
-        last = ("|]",) if over or self._at_end(self.sections + 1) else ()
+        last = ("|]",) if over or self.sections + 1 >= self.habits.sections else ()
         if self.ending == 1:
             yield ":|2"
         elif self.ending == 2:

@@ -44,6 +44,7 @@ from intaglio.nn.order import derive
 TEMPERATURE, MIN_P = 0.85, 0.05
 JUDGED = 24  # tunes drawn for the figures, with and without the rules
 SHOWN = 3
+TRIES = 8  # of a tune that shall end on the note of its key, before it may end elsewhere
 HABIT, LOOKED_AT = 0.75, 500  # what this share of so many tunes does, those made do as well (models/_notes.py, Habits)
 COVERED = 0.9  # sections are as long as this share of them is, and as many as this share of tunes has
 TOKENS_OF_A_BAR = 20  # at most, nearly always
@@ -177,7 +178,9 @@ def _tune_of(item: Item, ctx: Context) -> music.Tune:
 
 
 def _some(tunes: Tunes) -> list[str]:
-    return [item.text for item in itertools.islice(tunes.split("train"), LOOKED_AT)]
+    """At most LOOKED_AT of the training tunes, from all over their file: books stand one behind the other in it."""
+    train = tunes.split("train")
+    return [item.text for item in itertools.islice(train, 0, None, -(-len(train) // LOOKED_AT) or 1)]
 
 
 @functools.lru_cache(maxsize=2)
@@ -254,15 +257,26 @@ class Player:
 
         ruled: False lets the bars come out as they will, to see what the rules are good for.
         """
-        most = max(64, (self.bars + 8) * TOKENS_OF_A_BAR)
-        sampling = Sampling(max_tokens=most, temperature=TEMPERATURE, min_p=MIN_P)
         found: list[str] = []
         for first in range(0, len(seeds), SLOTS):
             some = seeds[first : first + SLOTS]
-            forms = [Form(self.rules, start) if ruled else None for _ in some]
-            made = self.writer.complete([start] * len(some), seeds=some, sampling=sampling, constraints=forms)
-            found += [_ended(start + each.text) if ruled else start + each.text for each in made]
+            made = self._drawn(some, start, ruled)
+            for number in range(1, TRIES if ruled and self.rules.habits.home else 1):
+                away = [place for place, text in enumerate(made) if not _ends_on_its_key(_read(text))]
+                if not away:
+                    break
+                again = self._drawn([derive(some[place], "again", number) for place in away], start, ruled)
+                for place, text in zip(away, again, strict=True):
+                    made[place] = text
+            found += made
         return found
+
+    def _drawn(self, seeds: Sequence[int], start: str, ruled: bool) -> list[str]:
+        most = max(64, (self.bars + 8) * TOKENS_OF_A_BAR)
+        sampling = Sampling(max_tokens=most, temperature=TEMPERATURE, min_p=MIN_P)
+        forms = [Form(self.rules, start) if ruled else None for _ in seeds]
+        made = self.writer.complete([start] * len(seeds), seeds=seeds, sampling=sampling, constraints=forms)
+        return [_ended(start + each.text) if ruled else start + each.text for each in made]
 
     def sample(self, seeds: Sequence[int], ctx: Context, seconds: float | None = None) -> Iterator[Item]:
         """A tune a seed: ``tune.wav``, ``tune.mid``, ``tune.abc`` and ``score.png``.
