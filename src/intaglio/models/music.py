@@ -108,7 +108,8 @@ class Component:
         tokens = max(1_000, (size.bytes or 1_000_000) // (3 if events else 2))
         read = {"tokens": tokens, "vocab": 1_024 if events else 512, "documents": size.items or 1}
         longest = min(2 * tokens // read["documents"], (self.config.bars + 8) * TOKENS_OF_A_BAR)
-        read |= {"keys": len(shifts(self.config.transpose)), "drawn": 3 * longest}  # with the rules, without, shown
+        rounds = 3 if events else 8  # of drawing: with the rules, without, shown; tunes again until they end at home
+        read |= {"keys": len(shifts(self.config.transpose)), "drawn": rounds * longest}
         found = estimate_of(self.config, machine, **read)
         keys = 2e-5 * self.config.transpose * tokens  # every tune read and written again in each
         return Estimate(found.seconds + ENGRAVING + keys, found.bytes)
@@ -144,7 +145,7 @@ class Component:
     def _player(self, writer: Writer, tunes: Tunes) -> Player | Performer:
         if self.config.notation == "midi":
             return Performer(writer, bars=self.config.bars, tokens_of_a_bar=room_of(tunes))
-        return Player(writer, bars=self.config.bars, habits=habits_of(_some(tunes)))
+        return Player(writer, bars=self.config.bars, habits=habits_of(tunes.some(LOOKED_AT)))
 
     def load(self, folder: Path, *, device: str, threads: int) -> Player | Performer:
         """The checkpoint written by ``fit``. Errors: UserError where a file is missing or damaged."""
@@ -175,12 +176,6 @@ def _tune_of(item: Item, ctx: Context) -> music.Tune:
                 raise Unreadable(t("there are only drums in it"))
             return music.tune_of(piece)
     raise Unreadable(t("a recording, not a MIDI file"))
-
-
-def _some(tunes: Tunes) -> list[str]:
-    """At most LOOKED_AT of the training tunes, from all over their file: books stand one behind the other in it."""
-    train = tunes.split("train")
-    return [item.text for item in itertools.islice(train, 0, None, -(-len(train) // LOOKED_AT) or 1)]
 
 
 @functools.lru_cache(maxsize=2)
@@ -237,7 +232,7 @@ class Player:
 
     def figures(self, tunes: Tunes, seed: int) -> dict[str, Any]:
         """How the bars and sections of some tunes come out, beside those learned from."""
-        learned = shares_of(_some(tunes))
+        learned = shares_of(tunes.some(LOOKED_AT))
         return {**{f"{name}_of_training": share for name, share in learned.items()}, **judge(self, seed)}
 
     def show(self, out: Path, ctx: Context) -> None:
@@ -361,23 +356,28 @@ def judge(player: Player, seed: int) -> dict[str, Any]:
 
 def shares_of(texts: Sequence[str]) -> dict[str, float]:
     """square_sections: the share of sections whose bars four divides. several_sections, ends_on_its_key: of tunes."""
-    tunes = _readable(texts)
+    return _shares(_readable(texts), len(texts))
+
+
+def _shares(tunes: Sequence[music.Tune], count: int) -> dict[str, float]:
+    """count: of texts, readable or not."""
     lengths = [sections_of(tune) for tune in tunes]
     flat = [*itertools.chain.from_iterable(lengths)]
     shares = {
         "square_sections": sum(n % 4 == 0 for n in flat) / max(1, len(flat)),
-        "several_sections": sum(len(each) > 1 for each in lengths) / max(1, len(texts)),
-        "ends_on_its_key": sum(map(_ends_on_its_key, tunes)) / max(1, len(texts)),
+        "several_sections": sum(len(each) > 1 for each in lengths) / max(1, count),
+        "ends_on_its_key": sum(map(_ends_on_its_key, tunes)) / max(1, count),
     }
     return {name: round(share, 4) for name, share in shares.items()}
 
 
 def habits_of(texts: Sequence[str]) -> Habits:
     """What most of these tunes have in common; nothing where there are none."""
-    lengths = [found for found in map(sections_of, _readable(texts)) if found]
+    tunes = _readable(texts)
+    lengths = [found for found in map(sections_of, tunes) if found]
     if not lengths:
         return Habits()
-    shares, flat = shares_of(texts), sorted(itertools.chain.from_iterable(lengths))
+    shares, flat = _shares(tunes, len(texts)), sorted(itertools.chain.from_iterable(lengths))
     longest = flat[int(COVERED * (len(flat) - 1))]
     return Habits(
         square=4 * math.ceil(longest / 4) if shares["square_sections"] >= HABIT else 0,
